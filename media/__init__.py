@@ -1,0 +1,1 @@
+"""Pictures, sound and films: read, resample, convert and mux."""
