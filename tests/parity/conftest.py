@@ -85,3 +85,9 @@ def within_bf16():
         assert relative <= 3 * distance["rel_l2"], f"{what}: {relative:.4g} > 3 x {distance['rel_l2']:.4g}"
 
     return compare
+
+
+@pytest.fixture(scope="session")
+def golden_folder() -> Path:
+    """Where the golden files are looked for."""
+    return FOLDER

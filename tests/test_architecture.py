@@ -1,0 +1,87 @@
+"""The rooms, and who may import whom."""
+
+import ast
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LEAVES = {"errors", "shapes"}
+MAY_IMPORT = {
+    "errors": set(),
+    "shapes": {"errors"},
+    "kernels": LEAVES,
+    "model": LEAVES | {"kernels"},
+    "media": LEAVES,
+    "sampling": LEAVES,
+    "conditioning": LEAVES | {"model"},
+    "model_loading": LEAVES | {"model", "kernels"},
+    "pipeline": LEAVES | {"model", "media", "sampling", "conditioning", "model_loading"},
+    "cli": LEAVES | {"pipeline", "conditioning", "model_loading", "media"},
+    "nodes": LEAVES | {"pipeline", "model", "media", "sampling", "conditioning", "model_loading"},
+}
+HOST = {
+    "comfy",
+    "comfy_api",
+    "comfy_execution",
+    "comfy_extras",
+    "folder_paths",
+    "node_helpers",
+    "nodes",
+    "server",
+}
+
+
+def sources(room: str) -> list[Path]:
+    return [ROOT / f"{room}.py"] if room in LEAVES else sorted((ROOT / room).rglob("*.py"))
+
+
+def imports(file: Path):
+    """Yield ("room", name) for imports inside the pack and ("top", name) for all others."""
+    here = file.relative_to(ROOT).parent.parts
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (("top", alias.name.partition(".")[0]) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield "top", node.module.partition(".")[0]
+        elif isinstance(node, ast.ImportFrom):
+            base = here[: len(here) - node.level + 1]
+            if base:
+                yield "room", base[0]
+            elif node.module:
+                yield "room", node.module.partition(".")[0]
+            else:
+                yield from (("room", alias.name) for alias in node.names)
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_imports_point_down(room):
+    for file in sources(room):
+        for kind, name in imports(file):
+            where = f"{file.relative_to(ROOT)} imports {name}"
+            if kind == "room":
+                assert name == room or name in MAY_IMPORT[room], where
+            else:
+                assert room == "nodes" or name not in HOST, where
+                assert name != "comfyui_happyhorse", f"{where}: inside the pack every import is relative"
+
+
+def test_every_room_is_listed_and_packaged():
+    on_disk = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    packaged = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    assert on_disk <= MAY_IMPORT.keys()
+    assert on_disk == {package.split(".")[1] for package in packaged if package.count(".") == 1}
+
+
+def test_the_root_imports_nothing():
+    """ComfyUI, pytest and tools all import it, with and without the host."""
+    tree = ast.parse((ROOT / "__init__.py").read_text())
+    assert not [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+def test_files_begin_with_a_sentence():
+    for room in MAY_IMPORT:
+        for file in sources(room):
+            docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
+            assert docstring and not docstring.startswith("This "), file.relative_to(ROOT)
