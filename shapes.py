@@ -154,6 +154,14 @@ def nearest_rows(width: int, height: int) -> list[SizeRow]:
     return sorted(SIZES, key=lambda row: abs(math.log(row.base[0] / row.base[1]) - math.log(width / height)))
 
 
+def size_advice(width: int, height: int) -> str | None:
+    """What to tell a person who asks for a base size off the table, or None."""
+    if size_row(width, height) is not None:
+        return None
+    rows = ", ".join(f"{row.base[0]}x{row.base[1]}" for row in nearest_rows(width, height))
+    return f"{width}x{height} is not a size the model is known to be good at; the nearest are {rows}."
+
+
 def super_resolution_size(width: int, height: int, target: str, *, exact: bool = False) -> tuple[int, int]:
     """(width, height) that the "540p" or "1080p" stage makes of a base size.
 

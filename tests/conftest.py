@@ -38,3 +38,13 @@ def close():
         )
 
     return compare
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory) -> Path:
+    """A folder with the tiny model set; tests that change files copy them first."""
+    from comfyui_happyhorse.model_loading.tiny import write_tiny_set
+
+    folder = tmp_path_factory.mktemp("models")
+    write_tiny_set(folder)
+    return folder
