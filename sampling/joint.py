@@ -47,14 +47,18 @@ def sample(
     *,
     first_frame: Tensor | None = None,
     voice: Tensor | None = None,
+    keep_voice: bool = True,
     on_step: OnStreamStep | None = None,
 ) -> Streams:
     """Walk ``start`` (noise) to a sample.
 
     ``first_frame`` [1, C, 1, h, w] and ``voice`` [1, C, L] are clean latents: the network sees them at every
-    step and they come back unchanged, whatever the preset. ``noise`` is drawn once a step by the solvers
+    step and they come back unchanged, whatever the preset. Without ``keep_voice`` a re-noising preset starts
+    from the voice and makes another, as the reference does. ``noise`` is drawn once a step by the solvers
     that need it. Raises SamplingError for shapes that do not fit and numbers that are not finite.
     """
+    if voice is not None and not keep_voice and preset.solver == "renoise":
+        start, voice = Streams(start.video, voice), None
     shapes = StreamShapes.of(start)
     if preset.guidance is not None and unconditional is None:
         raise SamplingError(

@@ -50,13 +50,9 @@ def pytest_generate_tests(metafunc):
     mark = metafunc.definition.get_closest_marker("golden")
     if mark is None or "golden" not in metafunc.fixturenames:
         return
-    paths = sorted(path for group in mark.args for path in FOLDER.glob(f"{group}*.json"))
-    keep, drop = mark.kwargs.get("only"), mark.kwargs.get("without", ())
-    paths = [
-        path
-        for path in paths
-        if (keep is None or path.stem.endswith(keep)) and not path.stem.endswith(tuple(drop))
-    ]
+    left_out = mark.kwargs.get("without", ())
+    found = {path for group in mark.args for path in FOLDER.glob(f"{group}*.json")}
+    paths = sorted(path for path in found if not any(part in path.stem for part in left_out))
     if not paths:
         reason = f"no golden file {' or '.join(f'{group}*.json' for group in mark.args)} in {FOLDER} ($HAPPYHORSE_GOLDEN)"
         metafunc.parametrize(

@@ -74,7 +74,7 @@ def test_context_of_the_reference(golden, encoder_of, within_bf16):
         assert torch.equal(context[:, kept:], reference[:, kept:])
 
 
-@pytest.mark.golden("t5gemma_encoder", only="_full_keys")
+@pytest.mark.golden("t5gemma_encoder_full_keys")
 def test_parameters_of_the_published_encoder(golden):
     shapes = {name: tuple(entry["shape"]) for name, entry in golden["keys"].items()}
     config = T5GemmaConfig.from_shapes(shapes)

@@ -10,7 +10,7 @@ from comfyui_happyhorse.model.sequence import SequenceLayout, rotary_angles
 from comfyui_happyhorse.model.transformer import JointTransformer
 
 FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
-groups = pytest.mark.golden("dit_base", "dit_sr", "dit_", without=["_full_keys"])
+groups = pytest.mark.golden("dit_", without=["_full_keys"])
 
 
 @pytest.fixture
