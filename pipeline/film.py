@@ -1,0 +1,275 @@
+"""From model files and a request to a film on disk: every stage once, one network in memory at a time."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .. import shapes
+from ..conditioning.negative import default_negative
+from ..conditioning.text import TextFeatures, check_prompt
+from ..conditioning.tokenizer import EMBEDDED_NAMES, find_tokenizer
+from ..errors import MediaError
+from ..media.frames import whole_file
+from ..media.mux import FilmInfo, write_film
+from ..model_loading import builder
+from ..model_loading.checkpoint import open_checkpoint
+from ..model_loading.precision import PRECISIONS, PrecisionPolicy
+from ..sampling.joint import PRESETS
+from ..sampling.streams import Streams
+from ..sampling.super_resolution import GUIDED_PRESET, PRESET, SuperResolution
+from . import stages
+from .files import ModelFiles
+
+logger = logging.getLogger(__name__)
+
+Report = Callable[[str, int, int], None]  # stage, steps done, steps in all
+
+
+class Voice(NamedTuple):
+    """A sound that drives the film: waveform [C, S] or [B, C, S] and its rate in Hz."""
+
+    waveform: Tensor
+    sample_rate: int
+
+
+@dataclass(frozen=True, slots=True)
+class FilmRequest:
+    """What is asked for. Sizes are the base stage's; lengths are frames, 4k+1."""
+
+    prompt: str
+    num_frames: int
+    width: int = 448
+    height: int = 256
+    variant: Literal["base", "distilled"] = "distilled"
+    seed: int = 42
+    steps: int | None = None  # None: the variant's own
+    negative: str | None = None  # None: the default; read by guided sampling only
+    image: Tensor | None = None  # [H, W, 3]
+    voice: Voice | None = None
+    soundtrack: Literal["voice", "model"] = "voice"  # with a voice: its own sound, or the autoencoder's
+    super_resolution: Literal["none", "540p", "1080p"] = "none"
+    exact: bool = False  # 1080p at exactly four times the base
+    sr_steps: int | None = None
+    sr_seed: int | None = None  # None: seed + 1
+    sr_guided: bool = False  # two passes a step with the negative, at 3.5
+    align_corners: bool = True
+    decoder: Literal["turbo", "wan"] = "turbo"
+
+    @property
+    def final_size(self) -> tuple[int, int]:
+        """(width, height) of the film."""
+        if self.super_resolution == "none":
+            return self.width, self.height
+        return shapes.super_resolution_size(self.width, self.height, self.super_resolution, exact=self.exact)
+
+    @property
+    def needs_negative(self) -> bool:
+        return PRESETS[self.variant].guidance is not None or (
+            self.super_resolution != "none" and self.sr_guided
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Film:
+    """A film and the normalised latents it was decoded from."""
+
+    info: FilmInfo
+    latents: Streams
+    base_latents: Streams
+
+
+def make_film(
+    files: ModelFiles,
+    request: FilmRequest,
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    policy: PrecisionPolicy = PRECISIONS["bf16"],
+    save_latents: str | Path | None = None,
+    report: Report = lambda stage, done, total: None,
+) -> Film:
+    """Make the film of ``request`` and write it to ``path``; raises the pack's errors before any long work.
+
+    ``save_latents`` keeps the latents in a safetensors file: ``video`` and ``audio``, and with
+    super-resolution also ``base_video`` and ``base_audio``.
+    """
+    run = _Run(files, request, torch.device(device), policy, report)
+    with torch.inference_mode():
+        size = run.check()
+        _check_places(path, save_latents)
+        positive, negative = run.encode_prompts()
+        picture = run.encode_picture(request.width, request.height)
+        voice = run.encode_voice()
+        base = run.sample(positive, negative, size, picture, voice)
+        final = run.enlarge(positive, negative, base)
+        if save_latents is not None:
+            _save_latents(Path(save_latents), request, base, final)
+        return Film(run.write(final, Path(path)), final, base)
+
+
+@dataclass(slots=True)
+class _Run:
+    """One film being made: the stages in order. A network lives as long as the method that loads it."""
+
+    files: ModelFiles
+    request: FilmRequest
+    device: torch.device
+    policy: PrecisionPolicy
+    report: Report
+
+    def check(self) -> shapes.LatentSize:
+        """Refuse what cannot be made before anything is loaded."""
+        request = self.request
+        size = shapes.latent_size(request.width, request.height, request.num_frames)
+        shapes.check_size(*request.final_size)
+        check_prompt(request.prompt)
+        if request.voice is not None:
+            stages.check_voice(*request.voice, request.num_frames)
+        self.files.check(request)
+        if request.negative is not None and not request.needs_negative:
+            logger.warning(
+                "The %s model is sampled without a negative prompt; yours is not used.", request.variant
+            )
+        return size
+
+    def encode_prompts(self) -> tuple[TextFeatures, TextFeatures | None]:
+        request = self.request
+        prompts = [request.prompt]
+        if request.needs_negative:
+            prompts.append(default_negative() if request.negative is None else request.negative)
+        self.report("text", 0, len(prompts))
+        checkpoint = open_checkpoint(self.files.text_encoder)
+        embedded = {name: checkpoint.tensor(name) for name in EMBEDDED_NAMES if name in checkpoint.names}
+        features = []
+        encoder = builder.load_text_encoder(self.files.text_encoder, self.policy)
+        tokenizer = find_tokenizer(
+            self.files.text_encoder, embedded, self.files.tokenizer, rows=encoder.config.vocab_size
+        )
+        encoder.to(self.device)
+        for number, prompt in enumerate(prompts, 1):
+            features.append(stages.encode_text(prompt, tokenizer, encoder, self.device))
+            self.report("text", number, len(prompts))
+        return features[0], features[1] if len(features) > 1 else None
+
+    def encode_picture(self, width: int, height: int) -> Tensor | None:
+        """The picture's latent at this size, or None without a picture."""
+        if self.request.image is None:
+            return None
+        self.report("picture", 0, 1)
+        vae = builder.load_video_vae(self.files.video_vae, self.policy).to(self.device)
+        latent = stages.encode_picture(self.request.image, width, height, vae, self.device)
+        self.report("picture", 1, 1)
+        return latent
+
+    def encode_voice(self) -> Tensor | None:
+        if self.request.voice is None:
+            return None
+        self.report("voice", 0, 1)
+        vae = builder.load_audio_vae(self.files.audio_vae).to(self.device)
+        latent = stages.encode_voice(*self.request.voice, self.request.num_frames, vae, self.device)
+        self.report("voice", 1, 1)
+        return latent
+
+    def sample(self, positive, negative, size, picture, voice) -> Streams:
+        request = self.request
+        preset = PRESETS[request.variant]
+        preset = replace(preset, steps=preset.steps if request.steps is None else request.steps)
+        self.report("film", 0, preset.steps)
+        network = builder.load_transformer(self.files.transformer, request.variant, self.policy).to(
+            self.device
+        )
+        return stages.sample_film(
+            network,
+            positive.rows,
+            negative and negative.rows,
+            size,
+            request.seed,
+            preset,
+            first_frame=picture,
+            voice=voice,
+            on_step=lambda step: self.report("film", step + 1, preset.steps),
+        )
+
+    def enlarge(self, positive, negative, base: Streams) -> Streams:
+        request = self.request
+        if request.super_resolution == "none":
+            return base
+        width, height = request.final_size
+        picture = self.encode_picture(width, height)
+        preset = GUIDED_PRESET if request.sr_guided else PRESET
+        preset = replace(preset, steps=preset.steps if request.sr_steps is None else request.sr_steps)
+        settings = SuperResolution(preset, align_corners=request.align_corners)
+        self.report("super-resolution", 0, preset.steps)
+        variant = f"sr_{request.super_resolution}"
+        network = builder.load_transformer(self.files.super_resolution, variant, self.policy).to(self.device)
+        return stages.enlarge_film(
+            network,
+            positive.rows,
+            negative.rows if request.sr_guided else None,
+            base,
+            width,
+            height,
+            request.seed + 1 if request.sr_seed is None else request.sr_seed,
+            settings,
+            first_frame=picture,
+            on_step=lambda step: self.report("super-resolution", step + 1, preset.steps),
+        )
+
+    def write(self, latents: Streams, path: Path) -> FilmInfo:
+        """Decode sound and picture into one file, the picture as it is decoded."""
+        request = self.request
+        if request.voice is not None and request.soundtrack == "voice":
+            waveform, sample_rate = stages.soundtrack(*request.voice)
+        else:
+            vae = builder.load_audio_vae(self.files.audio_vae).to(self.device)
+            waveform, sample_rate = stages.decode_sound(latents.audio, vae), shapes.OUTPUT_SAMPLE_RATE
+            del vae
+        self.report("picture and sound", 0, request.num_frames)
+        decoder = self._load_decoder().to(self.device)
+        return write_film(
+            path,
+            stages.decode_frames(latents.video, decoder),
+            waveform,
+            sample_rate,
+            metadata={"comment": request.prompt, "happyhorse": json.dumps(_settings(request))},
+            on_frames=lambda done: self.report("picture and sound", done, request.num_frames),
+        )
+
+    def _load_decoder(self) -> nn.Module:
+        if self.request.decoder == "turbo":
+            return builder.load_turbo_decoder(self.files.turbo_decoder, self.policy)
+        return builder.load_video_vae(self.files.video_vae, self.policy)
+
+
+def _check_places(*paths: str | Path | None) -> None:
+    """Raise MediaError now for a folder that would be missed when the film is finished."""
+    for path in paths:
+        if path is not None and not Path(path).parent.is_dir():
+            raise MediaError(
+                f"The folder {Path(path).parent} for {Path(path).name} does not exist; make it, or choose another."
+            )
+
+
+def _settings(request: FilmRequest) -> dict:
+    """What made the film, for its metadata; tensors by their presence only."""
+    plain = {name: getattr(request, name) for name in FilmRequest.__dataclass_fields__}
+    return {name: value is not None if name in ("image", "voice") else value for name, value in plain.items()}
+
+
+def _save_latents(path: Path, request: FilmRequest, base: Streams, final: Streams) -> None:
+    tensors = {"video": final.video, "audio": final.audio}
+    if final is not base:
+        tensors |= {"base_video": base.video, "base_audio": base.audio}
+    # A copy each: the streams are views of one row, and safetensors refuses shared memory.
+    tensors = {name: tensor.float().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with whole_file(path) as part:
+        save_file(tensors, part, metadata={"happyhorse": json.dumps(_settings(request))})
