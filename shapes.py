@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 
 from .errors import GeometryError
 
@@ -101,7 +102,9 @@ def frames_for_seconds(seconds: float) -> int:
     """The count 4k+1 nearest to 25*seconds; a tie goes upward; at least 5."""
     if not math.isfinite(seconds) or seconds <= 0:
         raise GeometryError(f"A film of {seconds:g} seconds cannot be made; ask for 0.2 seconds or more.")
-    return max(MIN_FRAMES, TIME_STRIDE * math.floor((seconds * FPS - 1) / TIME_STRIDE + 0.5) + 1)
+    # In exact decimals: 4.6 * 25 is 114.99999999999999 in floats, which would turn a tie downward.
+    frames = Fraction(str(seconds)) * FPS
+    return max(MIN_FRAMES, TIME_STRIDE * math.floor((frames - 1) / TIME_STRIDE + Fraction(1, 2)) + 1)
 
 
 def frames_for_samples(samples: int, sample_rate: int) -> int:
@@ -170,5 +173,5 @@ def super_resolution_size(width: int, height: int, target: str, *, exact: bool =
     row = size_row(width, height)
     if row is not None:
         return row.stage(target, exact=exact)
-    factor = {"540p": 2, "1080p": 4}[target]
+    factor = {"none": 1, "540p": 2, "1080p": 4}[target]
     return width * factor, height * factor

@@ -22,15 +22,17 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return out.squeeze(0).transpose(0, 1)
 
 
-def range_attention(q: Tensor, k: Tensor, v: Tensor, ranges: Sequence[tuple[Range, Range]]) -> Tensor:
+def range_attention(
+    q: Tensor, k: Tensor, v: Tensor, ranges: Sequence[tuple[Range, Range]], attend=attention
+) -> Tensor:
     """Attention in which each query sees the union of the key ranges paired with its row.
 
     ``ranges`` are (query range, key range) pairs; the key ranges of one query never overlap. Rows with the
-    same keys are computed in one dense call, without a mask. A row that sees nothing is zero.
+    same keys are computed in one dense call of ``attend``, without a mask. A row that sees nothing is zero.
     """
     out = q.new_zeros(q.shape)
     for (start, stop), keys in _rows_with_equal_keys(ranges, q.shape[0]):
-        out[start:stop] = attention(q[start:stop], _gather(k, keys), _gather(v, keys))
+        out[start:stop] = attend(q[start:stop], _gather(k, keys), _gather(v, keys))
     return out
 
 

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import CheckpointError
+from .tensor_shapes import TensorShapes
 
+_LAYER = re.compile(r"block\.layers\.(\d+)\.")
 MODALITIES = 3  # video, audio, text: the order of stacked rows and of the sequence
 
 
@@ -73,80 +75,83 @@ class TransformerConfig:
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]], variant: Variant) -> TransformerConfig:
-        """Read every size off the tensors' shapes (layout A's names, see ``model_loading.keys``).
+        """Read every size off the tensors' shapes, which have the published checkpoint's names.
 
-        Raises CheckpointError where a tensor is missing or its shape contradicts the others.
+        Raises CheckpointError, with the tensor's name, where the sizes do not make a network. Whether each
+        tensor is there in its shape shows when they are adopted.
         """
-        read = _Reader(shapes)
-        hidden = read("adapter.video_embedder.weight", 2)[0]
-        layers = sorted(
-            {int(found[1]) for name in shapes if (found := re.match(r"block\.layers\.(\d+)\.", name))}
-        )
+        tensors = TensorShapes("audio-video transformer", shapes)
+        layers = sorted({int(found[1]) for name in shapes if (found := _LAYER.match(name))})
         if not layers or layers != list(range(len(layers))):
             raise CheckpointError(
                 f"The transformer's layers are numbered {_short(layers)}; 0 to {len(layers) - 1} are expected. "
                 "A shard may be missing."
             )
-        blocks = tuple(_block_spec(read, layer, hidden, variant) for layer in layers)
+        hidden, video_features = tensors.channels("adapter.video_embedder.weight", 2)
+        blocks = tuple(_block_spec(tensors, layer, hidden, variant) for layer in layers)
+        first = "block.layers.0.attention"
         parts = MODALITIES if blocks[0].per_modality else 1
-        head_dim = read("block.layers.0.attention.q_norm.weight", 1)[0] // parts
-        heads = read("block.layers.0.attention.linear_proj.weight", 2)[1] // head_dim
-        rows = read("block.layers.0.attention.linear_qkv.weight", 2)[0] // parts
+        head_dim = _part(tensors, f"{first}.q_norm.weight", parts)
+        bands = _part(tensors, "adapter.rope.bands", 1)
+        if 6 * bands > head_dim:
+            raise tensors.wrong(
+                "adapter.rope.bands", f"would rotate {6 * bands} of {head_dim} entries of a head"
+            )
+        heads, rest = divmod(tensors.channels(f"{first}.linear_proj.weight", 2)[1], head_dim)
+        if rest or not heads:
+            raise tensors.wrong(
+                f"{first}.linear_proj.weight", f"does not read whole heads of {head_dim} entries"
+            )
+        rows = _part(tensors, f"{first}.linear_qkv.weight", parts, axes=2)
         kv_heads, rest = divmod(rows - heads * (head_dim + 1), 2 * head_dim)
         if rest or kv_heads < 1 or heads % kv_heads:
-            raise CheckpointError(
-                f"block.layers.0.attention.linear_qkv.weight has {rows} rows per modality, which is not q, k, v "
-                f"and one gate for each of {heads} heads of {head_dim} entries."
+            raise tensors.wrong(
+                f"{first}.linear_qkv.weight",
+                f"has {rows} rows per modality, which is not q, k, v and one gate for each of {heads} heads of "
+                f"{head_dim} entries",
             )
         return cls(
             hidden_size=hidden,
             num_heads=heads,
             num_kv_heads=kv_heads,
             head_dim=head_dim,
-            video_features=read("adapter.video_embedder.weight", 2)[1],
-            audio_features=read("adapter.audio_embedder.weight", 2)[1],
-            text_features=read("adapter.text_embedder.weight", 2)[1],
-            bands=read("adapter.rope.bands", 1)[0],
+            video_features=video_features,
+            audio_features=tensors.channels("adapter.audio_embedder.weight", 2)[1],
+            text_features=tensors.channels("adapter.text_embedder.weight", 2)[1],
+            bands=bands,
             blocks=blocks,
             coordinates=variant.coordinates,
             window=variant.window,
         )
 
 
-class _Reader:
-    """Shapes by name, with an error that names what is missing or has the wrong number of axes."""
-
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]]):
-        self.shapes = shapes
-
-    def __call__(self, name: str, axes: int) -> tuple[int, ...]:
-        shape = self.shapes.get(name)
-        if shape is None:
-            raise CheckpointError(f"The tensor {name} is missing from the transformer's weights.")
-        if len(shape) != axes:
-            raise CheckpointError(f"{name} has shape {tuple(shape)}; {axes} axes are expected.")
-        return tuple(shape)
-
-
-def _block_spec(read: _Reader, layer: int, hidden: int, variant: Variant) -> BlockSpec:
+def _block_spec(tensors: TensorShapes, layer: int, hidden: int, variant: Variant) -> BlockSpec:
     prefix = f"block.layers.{layer}"
-    norm = read(f"{prefix}.attention.pre_norm.weight", 1)[0]
-    if norm not in (hidden, MODALITIES * hidden):
-        raise CheckpointError(
-            f"{prefix}.attention.pre_norm.weight has {norm} entries; {hidden} (shared) or "
-            f"{MODALITIES * hidden} (per modality) are expected."
+    norm = tensors[f"{prefix}.attention.pre_norm.weight"]
+    if norm not in ((hidden,), (MODALITIES * hidden,)):
+        raise tensors.wrong(
+            f"{prefix}.attention.pre_norm.weight",
+            f"is neither {hidden} (shared) nor {MODALITIES * hidden} (per modality)",
         )
-    parts = norm // hidden
-    up = read(f"{prefix}.mlp.up_gate_proj.weight", 2)[0] // parts
-    inner = read(f"{prefix}.mlp.down_proj.weight", 2)[1]
+    parts = norm[0] // hidden
+    up = _part(tensors, f"{prefix}.mlp.up_gate_proj.weight", parts, axes=2)
+    inner = tensors.channels(f"{prefix}.mlp.down_proj.weight", 2)[1]
     activation = {inner: "gelu7", 2 * inner: "swiglu7"}.get(up)
     if activation is None:
-        raise CheckpointError(
-            f"{prefix}.mlp.up_gate_proj.weight makes {up} features and down_proj reads {inner}; "
-            "they should be equal (GELU7) or two to one (SwiGLU7)."
+        raise tensors.wrong(
+            f"{prefix}.mlp.up_gate_proj.weight",
+            f"makes {up} features where down_proj reads {inner}: equal is GELU7, two to one is SwiGLU7",
         )
     is_local = variant.global_layers is not None and layer not in variant.global_layers
     return BlockSpec(parts == MODALITIES, activation, inner, is_local)
+
+
+def _part(tensors: TensorShapes, name: str, parts: int, axes: int = 1) -> int:
+    """Rows of one modality in a tensor that stacks ``parts`` of them."""
+    rows, rest = divmod(tensors[name][0], parts)
+    if len(tensors[name]) != axes or rest or not rows:
+        raise tensors.wrong(name, f"does not hold {parts} equal part(s) in {axes} dimension(s)")
+    return rows
 
 
 def _short(numbers: list[int]) -> str:

@@ -9,7 +9,7 @@ enters and leaves a projection has the projections' dtype (bfloat16, or float32 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,8 @@ from ..kernels import ACTIVATIONS, attention, gate_heads, range_attention, rms_n
 from ..kernels.attention import Range
 from .config import MODALITIES, BlockSpec, TransformerConfig
 
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q [N, H, E], k and v [M, G, E] -> [N, H, E]
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
@@ -28,6 +30,7 @@ class Context:
     sizes: tuple[int, int, int]  # rows of video, audio, text
     rope: Tensor  # [N, 6B]
     ranges: Sequence[tuple[Range, Range]]  # what a local block's rows see
+    attend: Attend = attention
 
 
 class RMSNorm(nn.Module):
@@ -94,7 +97,10 @@ class Attention(nn.Module):
         q, k, v = (rows.unflatten(-1, (-1, self.head_dim)) for rows in (q, k, v))
         q = rotate(self.q_norm(q, context.sizes), context.rope).to(self.dtype)
         k = rotate(self.k_norm(k, context.sizes), context.rope).to(self.dtype)
-        out = range_attention(q, k, v, context.ranges) if self.is_local else attention(q, k, v)
+        if self.is_local:
+            out = range_attention(q, k, v, context.ranges, context.attend)
+        else:
+            out = context.attend(q, k, v)
         return self.linear_proj(gate_heads(out, gate).flatten(1).to(self.dtype), *sizes)
 
 

@@ -6,12 +6,15 @@ latent frames, h and w latent cells, L audio latents, N tokens, D hidden.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from ..errors import SamplingError
+from ..kernels import attention
 from .config import TransformerConfig
-from .layers import Block, Context, RMSNorm
+from .layers import Attend, Block, Context, RMSNorm
 from .sequence import (
     SequenceLayout,
     pack_audio,
@@ -59,6 +62,12 @@ class Blocks(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(Block(config, spec, ops=ops, dtype=dtype) for spec in config.blocks)
 
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """[N, D] -> [N, D]"""
+        for block in self.layers:
+            x = block(x, context)
+        return x
+
 
 class JointTransformer(nn.Module):
     """Velocities of video and audio latents under a prompt; one sample at a time.
@@ -78,27 +87,37 @@ class JointTransformer(nn.Module):
         self.final_linear_video = ops.Linear(config.hidden_size, config.video_features, **float32)
         self.final_linear_audio = ops.Linear(config.hidden_size, config.audio_features, **float32)
 
-    def context(self, layout: SequenceLayout, device: torch.device | str) -> Context:
-        """What the blocks share for sequences of this layout; the same at every step of a run."""
+    def context(
+        self, layout: SequenceLayout, device: torch.device | str, attend: Attend = attention
+    ) -> Context:
+        """What the blocks share for sequences of this layout; the same at every step of a run.
+
+        ``attend`` computes softmax attention; a host brings its own.
+        """
         coordinates = layout.coordinates(self.config.coordinates).to(device)
         rope = rotary_angles(coordinates, self.adapter.rope.bands.to(device))
-        return Context(layout.sizes, rope, layout.local_ranges(self.config.window))
+        return Context(layout.sizes, rope, layout.local_ranges(self.config.window), attend)
 
     def forward(
-        self, video_latent: Tensor, audio_latent: Tensor, text: Tensor, context: Context | None = None
+        self,
+        video_latent: Tensor,
+        audio_latent: Tensor,
+        text: Tensor,
+        context: Context | None = None,
+        run_blocks: Callable[[Tensor, Context], Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Velocities [C, T, h, w] and [C, L] (noise minus data) in float32.
 
         video_latent [C, T, h, w], audio_latent [C, L], text [N, D] with real rows only. ``context`` may be
-        reused between calls of equal sizes. Raises SamplingError where the inputs are of another model.
+        reused between calls of equal sizes; ``run_blocks`` stands in for the loop over the blocks. Raises
+        SamplingError where the inputs are of another model.
         """
         self._check(video_latent, audio_latent, text)
         layout = SequenceLayout.of(video_latent, audio_latent, text)
         if context is None:
             context = self.context(layout, video_latent.device)
         x = self.adapter(pack_video(video_latent), pack_audio(audio_latent), text)
-        for block in self.block.layers:
-            x = block(x, context)
+        x = (run_blocks or self.block)(x, context)
         video, audio, _ = x.split(layout.sizes)
         video = self.final_linear_video(self.final_norm_video(video))
         audio = self.final_linear_audio(self.final_norm_audio(audio))

@@ -57,9 +57,10 @@ def sample(
     from the voice and makes another, as the reference does. ``noise`` is drawn once a step by the solvers
     that need it. Raises SamplingError for shapes that do not fit and numbers that are not finite.
     """
-    if voice is not None and not keep_voice and preset.solver == "renoise":
-        start, voice = Streams(start.video, voice), None
     shapes = StreamShapes.of(start)
+    if voice is not None and not keep_voice and preset.solver == "renoise":
+        _fits("voice", voice, shapes.audio)
+        start, voice = Streams(start.video, voice), None
     if preset.guidance is not None and unconditional is None:
         raise SamplingError(
             f"The preset '{preset.name}' is guided and needs a negative prompt; none was given."

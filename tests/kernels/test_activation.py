@@ -1,0 +1,64 @@
+"""The clamped activations against their formulas, one number at a time."""
+
+import math
+
+import pytest
+import torch
+
+from comfyui_happyhorse.kernels import ACTIVATIONS, gelu7, swiglu7
+
+# Inside, at and far beyond each clamp, on both sides.
+VALUES = [-50.0, -8.0, -7.0, -6.5, -1.0, -0.25, 0.0, 0.5, 3.0, 6.9, 7.0, 7.5, 40.0]
+
+
+def literal_gelu7(x):
+    x = min(x, 7.0)
+    return x / (1 + math.exp(-1.702 * x))
+
+
+def literal_swiglu7(gate, linear):
+    return literal_gelu7(gate) * (max(-7.0, min(linear, 7.0)) + 1)
+
+
+@pytest.fixture
+def near():
+    """Every entry to 1e-5 of itself: far below zero the results are tiny, and still have to be right."""
+
+    def compare(actual, reference):
+        assert actual.dtype == torch.float32
+        reference = torch.tensor(reference, dtype=torch.float64)
+        torch.testing.assert_close(actual.double(), reference, rtol=1e-5, atol=1e-30)
+
+    return compare
+
+
+def test_gelu7_at_every_clamp(near):
+    near(gelu7(torch.tensor(VALUES)), [literal_gelu7(x) for x in VALUES])
+
+
+def test_swiglu7_at_every_pair_of_clamps(near):
+    pairs = [(gate, linear) for gate in VALUES for linear in VALUES]
+    out = swiglu7(torch.tensor([value for pair in pairs for value in pair]))
+    near(out, [literal_swiglu7(*pair) for pair in pairs])
+
+
+def test_swiglu7_takes_gates_from_even_entries_of_each_row(near):
+    torch.manual_seed(0)
+    x = torch.randn(3, 2, 10, dtype=torch.float64).float() * 5
+    wanted = [
+        [[literal_swiglu7(*row[i : i + 2]) for i in range(0, 10, 2)] for row in rows] for rows in x.tolist()
+    ]
+    near(swiglu7(x), wanted)
+
+
+def test_bfloat16_is_computed_in_float32(near):
+    x = torch.tensor(VALUES + VALUES[:1]).bfloat16()
+    near(gelu7(x), [literal_gelu7(value) for value in x.tolist()])
+    near(swiglu7(x), [literal_swiglu7(*pair) for pair in zip(x.tolist()[::2], x.tolist()[1::2], strict=True)])
+
+
+def test_names_of_the_table(near):
+    x = torch.tensor([2.0, -3.0])
+    near(ACTIVATIONS["gelu7"](x), [literal_gelu7(2.0), literal_gelu7(-3.0)])
+    near(ACTIVATIONS["swiglu7"](x), [literal_swiglu7(2.0, -3.0)])
+    assert sorted(ACTIVATIONS) == ["gelu7", "swiglu7"]
