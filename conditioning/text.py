@@ -6,7 +6,7 @@ Letters: N tokens of the prompt, Lt rows kept, D features a row.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,11 +38,16 @@ def encode_prompt(
     limit: int = MAX_TEXT_TOKENS,
     half_precision_rows: bool = True,
 ) -> TextFeatures:
-    """Encode ``prompt`` with ``encoder``, a callable [1, N] int64 ids on the CPU -> [1, N, D].
+    """``tokenize`` and ``encode_ids`` in one."""
+    ids = tokenize(prompt, tokenizer, limit=limit)
+    rows = encode_ids(ids, encoder, limit=limit, half_precision_rows=half_precision_rows)
+    return TextFeatures(rows, len(ids))
 
-    The cut comes after encoding, so the rows that stay have seen the words that go; a warning names
-    these. With ``half_precision_rows`` the rows are rounded through float16, as the reference does.
-    Raises ConditioningError for a prompt that is empty or not text, and for rows that are not finite.
+
+def tokenize(prompt: str, tokenizer: Tokenizer, *, limit: int = MAX_TEXT_TOKENS) -> list[int]:
+    """All ids of ``prompt``; a warning names the words behind the first ``limit``, which will not be read.
+
+    Raises ConditioningError for a prompt that is empty or not text.
     """
     check_prompt(prompt)
     ids = tokenizer.encode(prompt)
@@ -50,7 +55,6 @@ def encode_prompt(
         raise ConditioningError(
             f"The tokeniser makes no token of the prompt {prompt!r}; describe the film in words."
         )
-    features = encoder(torch.tensor([ids]))
     if len(ids) > limit:
         lost = tokenizer.tail(prompt, limit).strip()
         logger.warning(
@@ -60,7 +64,23 @@ def encode_prompt(
             len(ids) - limit,
             lost if len(lost) <= SHOWN else f"{lost[:SHOWN]}… ({len(lost)} characters)",
         )
-    rows = features[0, :limit]
+    return ids
+
+
+def encode_ids(
+    ids: Sequence[int],
+    encoder: Callable[[Tensor], Tensor],
+    *,
+    limit: int = MAX_TEXT_TOKENS,
+    half_precision_rows: bool = True,
+) -> Tensor:
+    """[Lt, D] float32 rows of ``encoder``, a callable [1, N] int64 ids on the CPU -> [1, N, D].
+
+    The cut to ``limit`` rows comes after encoding, so the rows that stay have seen the words that go. With
+    ``half_precision_rows`` the rows are rounded through float16, as the reference does. Raises
+    ConditioningError for rows that are not finite.
+    """
+    rows = encoder(torch.tensor([list(ids)]))[0, :limit]
     if half_precision_rows:
         rows = rows.to(torch.float16)
     rows = rows.float()
@@ -70,7 +90,7 @@ def encode_prompt(
             f"{broken} of {len(rows)} rows of text features are not finite numbers; the text encoder's file is "
             "damaged, or its precision is too low for this device. Try bfloat16 or float32 for the text encoder."
         )
-    return TextFeatures(rows, len(ids))
+    return rows
 
 
 def check_prompt(prompt: str) -> None:

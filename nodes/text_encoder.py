@@ -1,0 +1,122 @@
+"""Our text encoder as a ComfyUI CLIP, so that stock CLIPTextEncode and everything behind it works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import comfy.model_management
+import comfy.sd
+import torch
+from torch import nn
+
+from ..conditioning.negative import default_negative
+from ..conditioning.text import encode_ids, tokenize
+from ..conditioning.tokenizer import EMBEDDED_NAMES, find_tokenizer
+from ..model.text_encoder import T5GemmaConfig, T5GemmaEncoder
+from ..model_loading import builder
+from ..model_loading.checkpoint import open_checkpoint
+from ..model_loading.precision import PRECISIONS
+from .transformer import HostLayers
+
+KEY = "t5gemma"  # of our token lists in the host's dict
+EMPTY_KEY = "t5gemma_empty"  # the same for an empty text, which stands for the default negative prompt
+EMPTY = "happyhorse_empty_prompt"  # in a conditioning made of an empty text
+
+
+class HostTextEncoder(nn.Module):
+    """What a CLIP calls: token lists in, rows of features out."""
+
+    def __init__(self, config: T5GemmaConfig, dtype: torch.dtype):
+        super().__init__()
+        self.dtypes = {dtype}
+        self.dtype = dtype
+        with torch.device("meta"):
+            self.transformer = T5GemmaEncoder(config, ops=HostLayers, dtype=dtype)
+        self.device = None
+
+    def set_clip_options(self, options):
+        self.device = options.get("execution_device", self.device)
+
+    def reset_clip_options(self):
+        self.device = None
+
+    def encode_token_weights(self, tokens):
+        """{"t5gemma": [[(id, weight), …]]} -> [1, Lt, D], None, extras: no weights, no pooled output."""
+        is_empty = EMPTY_KEY in tokens
+        ids = [token[0] for chunk in tokens[EMPTY_KEY if is_empty else KEY] for token in chunk]
+        device = self.device or comfy.model_management.text_encoder_device()
+        rows = encode_ids(
+            ids,
+            lambda batch: self.transformer(batch.to(device)),
+            half_precision_rows=self.dtype == torch.bfloat16,
+        )
+        rows = rows[None].to(comfy.model_management.intermediate_device())
+        return rows, None, {EMPTY: True} if is_empty else {}
+
+    def load_sd(self, state):
+        found = self.transformer.load_state_dict(state, strict=False, assign=True)
+        self.requires_grad_(False)
+        return found
+
+    def memory_estimation_function(self, tokens, device=None):
+        """Bytes of activations: a few float32 copies of the widest layer for each token."""
+        count = sum(len(chunk) for chunks in tokens.values() for chunk in chunks)
+        return count * self.transformer.config.intermediate_size * 4 * 6
+
+
+class HostTokenizer:
+    """What a CLIP calls to make tokens; brackets and colons in a prompt are text, not weights.
+
+    An empty text becomes the default negative prompt and is marked: as a negative it is used, and the sampler
+    says so; as a positive it is refused.
+    """
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+
+    def tokenize_with_weights(self, text, return_word_ids=False, **_):
+        is_empty = not text.strip()
+        ids = tokenize(default_negative() if is_empty else text, self.tokenizer)
+        pairs = [
+            (token, 1.0, place) if return_word_ids else (token, 1.0) for place, token in enumerate(ids, 1)
+        ]
+        return {EMPTY_KEY if is_empty else KEY: [pairs]}
+
+    def untokenize(self, tokens):
+        return [(token, "") for token in tokens]
+
+    def state_dict(self):
+        return {}
+
+
+class _Target:
+    """What comfy.sd.CLIP asks for: how to make the model and the tokeniser."""
+
+    def __init__(self, config: T5GemmaConfig, dtype: torch.dtype, tokenizer):
+        self.params = {}
+        self.clip = lambda device=None, dtype=dtype, model_options=None: HostTextEncoder(config, self.dtype)
+        self.tokenizer = lambda embedding_directory=None, tokenizer_data=None: HostTokenizer(tokenizer)
+        self.dtype = dtype
+
+
+def load_clip(path: str, precision: str, tokenizer_file: str | None, device: str) -> comfy.sd.CLIP:
+    """A CLIP for the T5Gemma encoder at ``path``; ``device`` is "default" or "cpu"."""
+    stored = open_checkpoint(path)
+    embedded = {name: stored.tensor(name) for name in EMBEDDED_NAMES if name in stored.names}
+    dtype = PRECISIONS[precision].dtype
+    encoder = builder.load_text_encoder(path, PRECISIONS[precision])
+    named = None if tokenizer_file is None else Path(tokenizer_file)
+    tokenizer = find_tokenizer(Path(path), embedded, named, rows=encoder.config.vocab_size)
+    options = {"dtype": dtype, "initial_device": torch.device("cpu")}
+    if device == "cpu":
+        options["load_device"] = options["offload_device"] = torch.device("cpu")
+    state = encoder.state_dict()
+    parameters = sum(tensor.numel() for tensor in state.values())
+    target = _Target(encoder.config, dtype, tokenizer)
+    clip = comfy.sd.CLIP(target, parameters=parameters, state_dict=[state], model_options=options)
+    clip.patcher.cached_patcher_init = (_load_again, (path, precision, tokenizer_file, device))
+    return clip
+
+
+def _load_again(*arguments, disable_dynamic=False):
+    return load_clip(*arguments).patcher

@@ -1,0 +1,250 @@
+"""Our transformer as a ComfyUI MODEL: the host's layers, attention, wrappers, patches and latents.
+
+On the wire and in the host's samplers a latent is video and audio laid end to end; the network works on one
+sample of normalised streams at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.model_sampling
+import comfy.ops
+import comfy.patcher_extension
+import comfy.supported_models_base
+import comfy.utils
+import torch
+import torch.nn.functional as F
+from comfy.ldm.modules.attention import optimized_attention
+from torch import Tensor
+
+from ..errors import CheckpointError, ConditioningError
+from ..model.config import MODALITIES, VARIANTS, TransformerConfig
+from ..model.layers import Context
+from ..model.sequence import SequenceLayout
+from ..model.transformer import JointTransformer
+from ..model.video_latent import denormalise, normalise
+from ..model_loading import builder
+from ..model_loading.find import variant_hint
+from ..model_loading.precision import PRECISIONS
+from ..sampling.schedule import SHIFT, SIGMA_MAX
+
+try:
+    import comfy.model_prefetch as model_prefetch
+except ImportError:  # before ComfyUI 0.21, or without its offloading library
+    model_prefetch = None
+
+logger = logging.getLogger(__name__)
+
+
+class HostLayers:
+    """The layers our networks are built of in ComfyUI: cast, patched and offloaded by the host."""
+
+    Linear = comfy.ops.manual_cast.Linear
+    Embedding = comfy.ops.manual_cast.Embedding
+
+    class PerModalityLinear(comfy.ops.manual_cast.Linear):
+        """A projection with stacked matrices [video | audio | text]; LoRA patches the stack as one weight."""
+
+        def __init__(self, in_features, out_features, bias=False, device=None, dtype=None):
+            super().__init__(in_features, out_features * MODALITIES, bias=bias, device=device, dtype=dtype)
+
+        def forward(self, x: Tensor, sizes) -> Tensor:
+            comfy.ops.run_every_op()
+            weight, bias, stream = comfy.ops.cast_bias_weight(self, x, offloadable=True)
+            runs = zip(x.split(list(sizes)), weight.chunk(MODALITIES), strict=True)
+            out = torch.cat([F.linear(rows, matrix) for rows, matrix in runs])
+            comfy.ops.uncast_bias_weight(self, weight, bias, stream)
+            return out
+
+
+class HostTransformer(JointTransformer):
+    """The network as the host calls it: lists of streams in, lists of velocities out, any batch size."""
+
+    def __init__(self, config: TransformerConfig, dtype=torch.bfloat16, device=None, operations=None, **_):
+        with torch.device("meta"):  # the file's tensors are adopted; nothing is allocated twice
+            super().__init__(config, ops=operations or HostLayers, dtype=dtype)
+
+    def forward(self, x, timestep, context=None, control=None, transformer_options=None, **kwargs):
+        """x = [video [B, C, T, h, w], audio [B, C, L]], context [B, N, D] -> velocities of the same shapes."""
+        options = transformer_options or {}
+        wrappers = comfy.patcher_extension.get_all_wrappers(
+            comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, options
+        )
+        executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(self._batch, self, wrappers)
+        return executor.execute(x, timestep, context, options)
+
+    def _batch(self, x, timestep, context, options):
+        video, audio = x
+        # Samples go through one by one: in one sequence they would attend to each other.
+        out = [
+            self._sample(video[index], audio[index], context[index % context.shape[0]], options)
+            for index in range(video.shape[0])
+        ]
+        return [torch.stack([part[stream] for part in out]) for stream in range(2)]
+
+    def _sample(self, video, audio, text, options):
+        def attend(q, k, v):
+            heads = q.shape[1]
+            q, k, v = (part.transpose(0, 1).unsqueeze(0) for part in (q, k, v))
+            out = optimized_attention(
+                q, k, v, heads, skip_reshape=True, enable_gqa=True, transformer_options=options
+            )
+            return out.squeeze(0).unflatten(-1, (heads, -1))
+
+        layout = SequenceLayout.of(video, audio, text)
+        context = self.context(layout, video.device, attend)
+        return super().forward(
+            video, audio, text, context, run_blocks=lambda h, c: self._blocks(h, c, options)
+        )
+
+    def _blocks(self, h: Tensor, context: Context, options) -> Tensor:
+        """All blocks, with the host's replacements and its prefetching of offloaded weights."""
+        replacements = options.get("patches_replace", {}).get("dit", {})
+        queue = None
+        if model_prefetch is not None:
+            queue = model_prefetch.make_prefetch_queue(list(self.block.layers), h.device, options)
+        for index, block in enumerate(self.block.layers):
+            if queue is not None:
+                model_prefetch.prefetch_queue_pop(queue, h.device, block)
+            replacement = replacements.get(("double_block", index))
+            if replacement is None:
+                h = block(h, context)
+            else:
+                original = {"original_block": lambda args, block=block: {"img": block(args["img"], context)}}
+                h = replacement({"img": h, "transformer_options": options}, original)["img"]
+        if queue is not None:
+            model_prefetch.prefetch_queue_pop(queue, h.device, None)
+        return h
+
+
+class FlowSampling(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
+    """The published schedule's range: it begins at 0.9998 (shift 5), and with pure noise."""
+
+    def set_parameters(self, shift=SHIFT, timesteps=1000, multiplier=1000):
+        self.shift, self.multiplier = shift, multiplier
+        steps = SIGMA_MAX * torch.arange(1, timesteps + 1, dtype=torch.float64) / timesteps
+        self.register_buffer("sigmas", (shift * steps / (1 + (shift - 1) * steps)).float())
+
+    def noise_scaling(self, sigma, noise, latent_image, max_denoise=False):
+        # The reference starts from the noise itself, not from 0.9998 of it.
+        return noise if max_denoise else super().noise_scaling(sigma, noise, latent_image)
+
+
+class HostModel(comfy.model_base.BaseModel):
+    """What the host's samplers hold: the network, its latents and its conditioning."""
+
+    def __init__(self, config: HostConfig, variant: str):
+        super().__init__(config, comfy.model_base.ModelType.FLOW, unet_model=HostTransformer)
+        self.model_sampling = FlowSampling(config)
+        self.variant = variant
+        sizes = config.unet_config["config"]
+        # Bytes a token holds at the widest place of a block: the up-projection's result, its float32 copy and
+        # the activation, beside the residual stream with a branch.
+        self.token_bytes = 10 * max(block.inner_size for block in sizes.blocks) * 2 + 12 * sizes.hidden_size
+        self.text_features = sizes.text_features
+        self.video_features = sizes.video_features
+
+    def get_dtype_inference(self):
+        # Latents and text features enter the float32 adapter; rounding is the projections' own matter.
+        return torch.float32
+
+    def extra_conds(self, **kwargs):
+        out = super().extra_conds(**kwargs)
+        text = kwargs.get("cross_attn")
+        if text is not None:
+            if text.shape[-1] != self.text_features:
+                raise ConditioningError(
+                    f"positive/negative: text features of {text.shape[-1]} values a token came from another text "
+                    f"encoder; this model reads {self.text_features}. Use HappyHorse Text Encoder Loader."
+                )
+            # Not CONDCrossAttn: it repeats tokens to make lengths equal, and here every token counts.
+            out["c_crossattn"] = comfy.conds.CONDRegular(text)
+        shapes = kwargs.get("latent_shapes")
+        if shapes is None or len(shapes) != 2:
+            raise ConditioningError(
+                f"latent_image: {0 if shapes is None else len(shapes)} stream(s) came; this model denoises video and "
+                "audio together. Use HappyHorse Empty Latent, or join both with a Concat AV Latent node."
+            )
+        out["latent_shapes"] = comfy.conds.CONDConstant(shapes)
+        return out
+
+    def process_latent_in(self, latent):
+        return self._on_video(latent, normalise)
+
+    def process_latent_out(self, latent):
+        return self._on_video(latent, denormalise)
+
+    def scale_latent_inpaint(self, sigma, noise, latent_image, **kwargs):
+        # What is known is shown to the network clean, as the first frame and the voice were in training.
+        return latent_image
+
+    def memory_required(self, input_shape, cond_shapes=None):
+        tokens = input_shape[-1] / self.video_features + 1024  # audio and text are few beside the video
+        return tokens * self.token_bytes + 512 * 1024**2
+
+    def _on_video(self, latent, change):
+        """Apply to the video of a nested latent, of the flat pack, or of a plain video latent."""
+        if latent.is_nested:
+            streams = latent.unbind()
+            return type(latent)((change(streams[0]), *streams[1:]))
+        if latent.ndim == 3 and self.latent_shapes is not None:
+            video, *others = comfy.utils.unpack_latents(latent, self.latent_shapes)
+            return comfy.utils.pack_latents([change(video), *others])[0]
+        return change(latent)
+
+
+class HostConfig(comfy.supported_models_base.BASE):
+    """What the host wants to know about a model family."""
+
+    unet_extra_config = {}  # noqa: RUF012 - the host's own form
+    sampling_settings = {"shift": SHIFT, "multiplier": 1000}  # noqa: RUF012
+    latent_format = comfy.latent_formats.Wan22
+    memory_usage_factor = 1.0
+    supported_inference_dtypes = [torch.bfloat16, torch.float32]  # noqa: RUF012
+    custom_operations = HostLayers
+
+
+def load_model(path: str, variant: str, precision: str = "bf16"):
+    """A ModelPatcher for the checkpoint at ``path``; "auto" takes the variant from its name or refuses."""
+    variant = _variant(path, variant)
+    checkpoint = builder.open_kind(path, "transformer")
+    config = TransformerConfig.from_shapes(checkpoint.shapes, VARIANTS[variant])
+    dtype = PRECISIONS[precision].dtype
+    state = builder.adopt(lambda: JointTransformer(config, dtype=dtype), checkpoint).state_dict()
+
+    host_config = HostConfig({"image_model": "happyhorse", "config": config})
+    host_config.set_inference_dtype(dtype, None)
+    model = HostModel(host_config, variant)
+    model.diffusion_model.load_state_dict(state, strict=False, assign=True)
+    model.diffusion_model.requires_grad_(False)
+    logger.info("%s: %s, %d layers, %s", Path(path).name, variant, len(config.blocks), precision)
+    patcher = comfy.model_patcher.CoreModelPatcher(
+        model,
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
+    patcher.cached_patcher_init = (_load_again, (path, variant, precision))
+    return patcher
+
+
+def _load_again(path, variant, precision, disable_dynamic=False):
+    return load_model(path, variant, precision)
+
+
+def _variant(path: str, variant: str) -> str:
+    if variant != "auto":
+        return variant
+    hint = variant_hint(Path(path))
+    if hint is None:
+        raise CheckpointError(
+            f"variant: '{Path(path).name}' does not say which model it is, and base, distilled and super-resolution "
+            f"weights have the same tensors. Choose one of {', '.join(VARIANTS)}."
+        )
+    return hint
