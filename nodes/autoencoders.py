@@ -110,7 +110,8 @@ class HostVideoVAE(HostVAE):
         self.upscale_index_formula = (TIME_STRIDE, SPACE_STRIDE, SPACE_STRIDE)
         self.downscale_index_formula = self.upscale_index_formula
         self.process_input = lambda pixels: pixels * 2 - 1
-        self.process_output = lambda pixels: ((pixels + 1) / 2).clamp(0, 1)
+        # In place: the host calls it for its effect.
+        self.process_output = lambda pixels: pixels.add_(1).div_(2).clamp_(0, 1)
         # Windows of at most 9 latent frames are decoded at once; the widest stage has about 128 channels at
         # half the pixels' resolution, of which four copies live together.
         self.memory_used_decode = lambda shape, dtype: (
