@@ -422,15 +422,20 @@ def decoding(parts):
         network = parts[decoder].first_stage_model.network
         exact = network.decode(normalise(video)).clamp(-1, 1)[0].movedim(0, -1) / 2 + 0.5
         found[f"{decoder}: VAEDecode"] = difference(plain, exact)
-        tiled = stock_node(
-            "VAEDecodeTiled",
-            vae=parts[decoder],
-            samples=latent,
-            tile_size=96,
-            overlap=32,
-            temporal_size=64,
-            temporal_overlap=8,
-        )[0]
+
+        def tiled_decode(size, vae=parts[decoder]):
+            return stock_node(
+                "VAEDecodeTiled",
+                vae=vae,
+                samples={"samples": video},  # ComfyUI 0.31 decodes no nested latent in tiles
+                tile_size=size,
+                overlap=32,
+                temporal_size=64,
+                temporal_overlap=8,
+            )[0]
+
+        found[f"{decoder}: one tile"] = difference(tiled_decode(256), plain)
+        tiled = tiled_decode(96)
         found[f"{decoder}: tiled, mean difference"] = (tiled - plain).abs().mean().item()
         found[f"{decoder}: tiled, against noise"] = (tiled - plain.flip(0)).abs().mean().item()
         frames, sound = ours(

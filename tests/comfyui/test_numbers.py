@@ -91,8 +91,10 @@ def test_stock_video_decoding(report, decoder):
     found = report["decoding"]
     assert found[f"{decoder}: VAEDecode"] <= 1e-5
     assert found[f"{decoder}: ours"] <= 1e-5
-    # Tiles meet in the middle of random networks' noise; frames of another moment differ several times more.
-    assert found[f"{decoder}: tiled, mean difference"] < 0.5 * found[f"{decoder}: tiled, against noise"]
+    assert found[f"{decoder}: one tile"] <= 1e-5
+    # Of a range of 1. Random networks make noise that depends on everything around it, the tile's edge too;
+    # a misplaced tile differs as much as another moment of the film does.
+    assert found[f"{decoder}: tiled, mean difference"] < 0.15 < found[f"{decoder}: tiled, against noise"]
 
 
 def test_sound(report):
