@@ -1,52 +1,15 @@
 """Run by ComfyUI's interpreter, not by pytest: what our nodes compute beside what the engine computes.
 
-    python host_numbers.py CHECKOUT PACK MODELS WORK
-
-Imports ComfyUI from CHECKOUT and the pack from the folder PACK as ComfyUI does, uses the tiny set in MODELS,
-and prints one JSON object of measurements; ``test_numbers.py`` holds the expectations.
+Prints one JSON object of measurements; ``test_numbers.py`` holds the expectations.
 """
 
-import asyncio
-import importlib.util
-import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
-CHECKOUT, PACK, MODELS, WORK = map(Path, sys.argv[1:5])
-sys.argv = ["main.py", "--cpu"]
-sys.path.insert(0, str(CHECKOUT))
+from host import MODELS, WORK, difference, ours, report, room, stock_node  # first: it sets ComfyUI up
 
-import comfy.options  # noqa: E402
-
-comfy.options.enable_args_parsing()
-
-import comfy.nested_tensor  # noqa: E402
-import comfy.samplers  # noqa: E402
-import comfy.sd  # noqa: E402
-import comfy.utils  # noqa: E402
-import folder_paths  # noqa: E402
-import torch  # noqa: E402
-
-import nodes as stock  # noqa: E402
-
-for kind in ("diffusion_models", "text_encoders", "vae"):
-    folder_paths.add_model_folder_path(kind, str(MODELS / kind))
-folder_paths.add_model_folder_path("loras", str(WORK))
-
-# ComfyUI names a pack by its path; so do we, because a dotted name would hide faults of relative imports.
-name = str(PACK)
-spec = importlib.util.spec_from_file_location(name, PACK / "__init__.py", submodule_search_locations=[name])
-pack = importlib.util.module_from_spec(spec)
-sys.modules[name] = pack
-spec.loader.exec_module(pack)
-extension = asyncio.run(pack.comfy_entrypoint())
-OURS = {node.__name__: node for node in asyncio.run(extension.get_node_list())}
-
-
-def room(path):
-    return importlib.import_module(f"{name}.{path}")
-
+# isort: split
+import comfy.nested_tensor
+import torch
 
 film, files = room("pipeline.film"), room("pipeline.files")
 FLOAT32 = room("model_loading.precision").PRECISIONS["float32"]
@@ -57,37 +20,6 @@ errors = room("errors")
 
 PROMPT, NEGATIVE = "A man at a piano says hello.", "blurred, mumbling"
 WIDTH, HEIGHT, LENGTH, SEED = 96, 64, 9, 42
-
-
-def ours(node, **inputs):
-    return OURS[node].execute(**inputs).result
-
-
-def stock_node(node, **inputs):
-    """A stock node of either style, by its class name."""
-    cls = stock.NODE_CLASS_MAPPINGS.get(node) or EXTRAS[node]
-    if hasattr(cls, "define_schema"):
-        return cls.execute(**inputs).result
-    return getattr(cls(), cls.FUNCTION)(**inputs)
-
-
-def extras(*modules):
-    found = {}
-    for module in modules:
-        for value in vars(importlib.import_module(f"comfy_extras.{module}")).values():
-            if isinstance(value, type):
-                found[value.__name__] = value
-    return found
-
-
-EXTRAS = extras("nodes_custom_sampler", "nodes_lt", "nodes_torch_compile", "nodes_audio")
-
-
-def difference(actual, reference):
-    """max |difference| / max |reference|"""
-    actual, reference = actual.double(), reference.double()
-    assert actual.shape == reference.shape, (actual.shape, reference.shape)
-    return ((actual - reference).abs().max() / reference.abs().max()).item()
 
 
 def picture():
@@ -545,7 +477,7 @@ def empty_negative(parts):
 
 with torch.inference_mode():
     parts = load()
-    report = {
+    measured = {
         "samplers": samplers(parts),
         "stock sampling": stock_sampling(parts),
         "host features": host_features(parts),
@@ -553,4 +485,4 @@ with torch.inference_mode():
         "refusals": refusals(parts),
         "empty negative": empty_negative(parts),
     }
-sys.stdout.write("REPORT " + json.dumps(report) + "\n")
+report(measured)

@@ -1,6 +1,6 @@
 """What the nodes compute inside ComfyUI against the engine's own numbers, and what they refuse.
 
-``host_numbers.py`` measures in ComfyUI's interpreter; here is what must come out.
+The host_*.py programs measure in ComfyUI's interpreter; here is what must come out.
 """
 
 import json
@@ -14,24 +14,40 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def report(root, tiny_models, tmp_path_factory):
-    """Everything ``host_numbers.py`` measured."""
-    work = tmp_path_factory.mktemp("numbers")
-    shutil.copy(
-        tiny_models / "diffusion_models" / "happyhorse_tiny_distilled.safetensors",
-        work / "mystery.safetensors",
-    )
-    python = os.environ.get("COMFYUI_PYTHON") or sys.executable
-    script = Path(__file__).with_name("host_numbers.py")
-    command = [python, script, os.environ["COMFYUI_PATH"], root, tiny_models, work]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=work, timeout=600)
-    lines = [line for line in result.stdout.splitlines() if line.startswith("REPORT ")]
-    if result.returncode or not lines:
-        pytest.fail(
-            f"host_numbers.py ended with {result.returncode}:\n{result.stderr[-4000:]}", pytrace=False
+def measure(root, tiny_models, tmp_path_factory):
+    """Runs one of the host_*.py programs and returns what it reports."""
+
+    def run(program):
+        work = tmp_path_factory.mktemp(program)
+        shutil.copy(
+            tiny_models / "diffusion_models" / "happyhorse_tiny_distilled.safetensors",
+            work / "mystery.safetensors",
         )
-    return json.loads(lines[0].removeprefix("REPORT "))
+        python = os.environ.get("COMFYUI_PYTHON") or sys.executable
+        script = Path(__file__).with_name(program)
+        command = [python, script, os.environ["COMFYUI_PATH"], root, tiny_models, work]
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        result = subprocess.run(
+            command, capture_output=True, text=True, env=environment, cwd=work, timeout=900
+        )
+        lines = [line for line in result.stdout.splitlines() if line.startswith("REPORT ")]
+        if result.returncode or not lines:
+            pytest.fail(f"{program} ended with {result.returncode}:\n{result.stderr[-4000:]}", pytrace=False)
+        return json.loads(lines[0].removeprefix("REPORT "))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def report(measure):
+    """Everything ``host_numbers.py`` measured."""
+    return measure("host_numbers.py")
+
+
+@pytest.fixture(scope="session")
+def stock_report(measure):
+    """Everything ``host_stock.py`` measured."""
+    return measure("host_stock.py")
 
 
 MODES = ("text", "picture", "voice", "picture and voice")
@@ -142,3 +158,22 @@ def test_wrong_connections_are_refused_by_name(report, case, words):
     kind, _, message = answer.partition(": ")
     assert kind.endswith("Error") and kind not in ("TypeError", "RuntimeError", "AttributeError"), answer
     assert all(word in message for word in words), answer
+
+
+def test_the_stock_wan_vae(stock_report):
+    """ComfyUI's own Wan 2.2 network, from the same random file of full size, in float32."""
+    assert stock_report["video"]["first frame encoded"] <= 1e-4
+    assert stock_report["video"]["film decoded"] <= 1e-4
+
+
+def test_the_stock_oobleck_vae_is_corrected(stock_report):
+    """By mean, without its random draw, and at the rates of this model."""
+    assert stock_report["audio"]["voice"] <= 1e-4
+    assert stock_report["audio"]["sound"] <= 1e-4
+    assert stock_report["audio"]["rates"] == [44_100, 44_100]
+    assert stock_report["audio"]["samples"] == [9 * 1764, 9 * 1764]
+
+
+def test_torch_compile(stock_report):
+    assert stock_report["compile"]["graphs"] > 0
+    assert stock_report["compile"]["difference"] <= 1e-5
