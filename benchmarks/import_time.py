@@ -22,11 +22,11 @@ MODULES = {
 
 def main() -> None:
     print("| import | seconds | of which after torch |\n|---|---:|---:|")
-    torch = best("torch")
-    for title, module in MODULES.items():
-        taken = best(module)
-        after = max(0.0, taken - torch) if module.count(".") else 0.0
-        print(f"| {title} | {taken:.2f} | {after:.2f} |")
+    taken = {title: best(module) for title, module in MODULES.items()}
+    torch = next(iter(taken.values()))
+    for title, seconds in taken.items():
+        after = f"{seconds - torch:.2f}" if seconds > torch else "-"
+        print(f"| {title} | {seconds:.2f} | {after} |")
 
 
 def best(module: str, times: int = 5) -> float:
