@@ -51,7 +51,7 @@ class HappyHorseEmptyLatent(io.ComfyNode):
                     step=TIME_STRIDE,
                     tooltip=f"Frames, 4k+1, at {FPS} a second: 125 is 5 s.",
                 ),
-                io.Int.Input("batch_size", default=1, min=1, max=64, advanced=True),
+                io.Int.Input("batch_size", default=1, min=1, max=64, optional=True, advanced=True),
             ],
             outputs=[io.Latent.Output()],
         )

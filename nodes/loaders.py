@@ -43,6 +43,7 @@ def precision_input() -> io.Combo.Input:
         "precision",
         options=list(PRECISIONS),
         default="bf16",
+        optional=True,
         advanced=True,
         tooltip="bf16 is how the model was published; float32 needs twice the memory and is for comparison.",
     )
@@ -106,6 +107,7 @@ class HappyHorseTextEncoderLoader(io.ComfyNode):
                     "device",
                     options=["default", "cpu"],
                     default="default",
+                    optional=True,
                     advanced=True,
                     tooltip="cpu leaves the card to the transformer; slower, same result within rounding.",
                 ),

@@ -32,6 +32,7 @@ def shift_input():
         min=0.1,
         max=100.0,
         step=0.1,
+        optional=True,
         advanced=True,
         tooltip="Of the noise schedule; published: 5.",
     )
@@ -224,12 +225,14 @@ class HappyHorseSuperResolution(io.ComfyNode):
                     default=220,
                     min=0,
                     max=999,
+                    optional=True,
                     advanced=True,
                     tooltip="How far the enlarged film is noised again (entry of the noise table); published: 220.",
                 ),
                 io.Boolean.Input(
                     "align_corners",
                     default=True,
+                    optional=True,
                     advanced=True,
                     tooltip="How latents are enlarged. Off may help against ghost edges at sizes that are not exact.",
                 ),
