@@ -7,6 +7,7 @@ where the dtype is the same), and every name and shape is accounted for.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -95,11 +96,12 @@ def settings_beside(checkpoint: Checkpoint, field: str) -> dict | None:
     """The JSON object with this field (at its top or under "encoder") beside the weights, or None."""
     folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
     for file in sorted(folder.glob("*.json")):
-        if file.name.endswith(".index.json"):
+        if file.name.endswith(".index.json") or file.stat().st_size > 1_000_000:  # a tokeniser is larger
             continue
-        content = read_json(file) if file.stat().st_size < 1_000_000 else {}  # a tokeniser is larger
-        if field in content or field in (content.get("encoder") or {}):
-            return content
+        with suppress(CheckpointError):  # what is not a JSON object is not our settings
+            content = read_json(file)
+            if field in content or field in (content.get("encoder") or {}):
+                return content
     return None
 
 

@@ -92,9 +92,9 @@ def make_guider(
     return HostGuider(model, positive, negative, rule)
 
 
-def make_solver(name: str, noise_seed: int | None = None) -> comfy.samplers.KSAMPLER:
+def make_solver(name: str) -> comfy.samplers.KSAMPLER:
     """A SAMPLER around one of our solvers: "euler", "renoise", "sde" or "unipc"."""
-    return comfy.samplers.KSAMPLER(_solve, extra_options={"solver": name, "noise_seed": noise_seed})
+    return comfy.samplers.KSAMPLER(_solve, extra_options={"solver": name})
 
 
 def preset_steps(preset: str, steps: int, shift: float):
@@ -104,7 +104,7 @@ def preset_steps(preset: str, steps: int, shift: float):
 
 
 @torch.no_grad()
-def _solve(model, x, sigmas, extra_args=None, callback=None, disable=None, solver="renoise", noise_seed=None):
+def _solve(model, x, sigmas, extra_args=None, callback=None, disable=None, solver="renoise"):
     """The host's form of a sampler, around one of ours.
 
     Noise after the first draw goes on from the seed's generator, where the host's own first draw left it.
@@ -131,12 +131,10 @@ def _solve(model, x, sigmas, extra_args=None, callback=None, disable=None, solve
 
     keywords = {"on_step": on_step}
     if solver in ("renoise", "sde"):
-        seed = arguments.get("seed") if noise_seed is None else noise_seed
-        source = SeededNoise(0 if seed is None else seed, shapes, x.device)
+        source = SeededNoise(arguments.get("seed") or 0, shapes, x.device)
         source()  # what the sample began with
         keywords["noise"] = lambda: _packed(source())
-    result = getattr(solvers, solver)(_finite(velocity, levels), x, levels, **keywords)
-    return result
+    return getattr(solvers, solver)(_finite(velocity, levels), x, levels, **keywords)
 
 
 def _latent_shapes(model, x) -> StreamShapes:

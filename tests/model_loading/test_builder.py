@@ -193,3 +193,16 @@ def test_variants_differ_in_coordinates_and_local_layers(files):
     assert [rows[name].coordinates for name in rows] == ["v2", "v2", "v1", "v1"]
     local = {name: [i for i, block in enumerate(row.blocks) if block.is_local] for name, row in rows.items()}
     assert local == {"base": [], "distilled": [], "sr_540p": [], "sr_1080p": [0, 1, 2, 4, 5, 6]}
+
+
+def test_settings_are_found_beside_the_weights_among_other_files(files, tmp_path):
+    checkpoint = open_checkpoint(files["turbo_decoder"])
+    torch.save({name: checkpoint.tensor(name) for name in checkpoint.names}, tmp_path / "x.ckpt")
+    (tmp_path / "a_list.json").write_text("[1, 2]")
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "other.json").write_text('{"num_hidden_layers": 3}')
+    plain = builder.load_turbo_decoder(tmp_path / "x.ckpt").config
+    assert (plain.first_chunk, plain.step) == (7, 7)
+    (tmp_path / "turbo.json").write_text('{"first_chunk_size": 5, "step_size": 4}')
+    found = builder.load_turbo_decoder(tmp_path / "x.ckpt").config
+    assert (found.first_chunk, found.step) == (5, 4)
