@@ -116,7 +116,7 @@ class HappyHorseAudioToVideo(io.ComfyNode):
     @classmethod
     def execute(cls, latent, audio_vae, audio) -> io.NodeOutput:
         check_vae(audio_vae, "audio_vae", "audio")
-        waveform, rate = _sound(audio)
+        waveform, rate = sound_of(audio)
         length = frames_for_samples(waveform.shape[-1], rate)
         streams, masks = streams_of(latent), masks_of(latent)
         if length > streams.audio.shape[2]:
@@ -146,17 +146,17 @@ def encode_first_frame(vae, image, width: int, height: int) -> torch.Tensor:
     return vae.encode((pixels[None] + 1) / 2)
 
 
-def _sound(audio):
-    """(waveform [B, C, S], rate) of an AUDIO."""
+def sound_of(audio, socket: str = "audio") -> tuple[torch.Tensor, int]:
+    """(waveform [B, C, S], rate) of an AUDIO, or ConditioningError naming the socket."""
     if not isinstance(audio, dict) or "waveform" not in audio or "sample_rate" not in audio:
         raise ConditioningError(
-            f"audio: a {type(audio).__name__} came; expected sound with a waveform and its rate."
+            f"{socket}: a {type(audio).__name__} came; expected sound with a waveform and its rate."
         )
     waveform = audio["waveform"]
     if waveform.ndim != 3 or not waveform.numel():
         raise ConditioningError(
-            f"audio: a waveform of shape {tuple(waveform.shape)} came; expected [batch, channels, samples] with at "
-            "least one sample."
+            f"{socket}: a waveform of shape {tuple(waveform.shape)} came; expected [batch, channels, samples] with "
+            "at least one sample."
         )
     return waveform, int(audio["sample_rate"])
 
