@@ -143,7 +143,7 @@ class HappyHorseMux(io.ComfyNode):
                 FPS,
             )
         kind = film_format(format, quality, int(bit_depth))
-        first, *others = _tracks([sound, *(tracks or {}).values()], languages)
+        sounds = _tracks([sound, *(tracks or {}).values()], languages)
         height, width = frames.shape[1:3]
         folder, name, number, subfolder, _ = folder_paths.get_save_image_path(
             filename_prefix, folder_paths.get_output_directory(), width, height
@@ -162,11 +162,10 @@ class HappyHorseMux(io.ComfyNode):
         write_film(
             path,
             (chunk[..., :3] for chunk in frames.split(CHUNK)),
-            None if first is None else first.waveform,
-            0 if first is None else first.sample_rate,
+            None,  # the film's own sound is the first of the tracks, so that it has a language too
             format=kind,
             fps=rate,
-            tracks=others,
+            tracks=sounds,
             fit=fit,
             loudness=LOUDNESS[loudness],
             metadata=_workflow(cls.hidden),
@@ -215,22 +214,23 @@ def _picture_and_sound(images, video, audio, frame_rate):
     return images, audio, rate
 
 
-def _tracks(sounds: list, languages: str) -> list[Track | None]:
-    """The sounds as tracks with their languages; None for a film without its own sound."""
+def _tracks(sounds: list, languages: str) -> list[Track]:
+    """The sounds that are there, with their languages in order."""
+    named = [
+        (sound_of(sound, f"track_{number}" if number else "audio"))
+        for number, sound in enumerate(sounds)
+        if sound is not None
+    ]
     codes = [code.strip().lower() for code in languages.split(",")] if languages.strip() else []
-    if len(codes) > len(sounds):
+    if len(codes) > len(named):
         raise MediaError(
-            f"languages: {len(codes)} are named for {len(sounds)} sound track(s); connect more tracks or name fewer."
+            f"languages: {len(codes)} are named for {len(named)} sound track(s); connect more tracks or name fewer."
         )
-    codes += ["und"] * (len(sounds) - len(codes))
-    tracks: list[Track | None] = []
-    for number, (sound, code) in enumerate(zip(sounds, codes, strict=True)):
-        if sound is None and number == 0:
-            tracks.append(None)
-        elif sound is not None:
-            waveform, sample_rate = soundtrack(*sound_of(sound, f"track_{number}" if number else "audio"))
-            tracks.append(Track(waveform, sample_rate, ISO_639_2.get(code, code or "und")))
-    return tracks
+    codes += ["und"] * (len(named) - len(codes))
+    return [
+        Track(*soundtrack(*sound), ISO_639_2.get(code, code or "und"))
+        for sound, code in zip(named, codes, strict=True)
+    ]
 
 
 def _workflow(hidden) -> dict[str, str]:

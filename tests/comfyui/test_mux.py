@@ -84,13 +84,12 @@ def test_the_workflow_is_inside(comfy, sound, name):
         graph(sound, format=name, colour=0x112233), extra_data={"extra_pnginfo": {"workflow": workflow}}
     )
     path = newest(comfy, name.partition("-")[0])
-    if name.startswith("mkv"):
-        tags = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        tags = {key: json.loads(value) if isinstance(value, str) else value for key, value in tags.items()}
-    else:
-        with av.open(str(path)) as film:
-            found = {key.lower(): value for key, value in film.metadata.items()}
-        tags = {key: json.loads(found[key]) for key in ("workflow", "prompt")}
+    if name.startswith("mkv"):  # the page reads no MKV; the workflow lies beside it, to be dropped itself
+        assert json.loads(path.with_suffix(".json").read_text(encoding="utf-8")) == workflow
+        return
+    with av.open(str(path)) as film:
+        found = {key.lower(): value for key, value in film.metadata.items()}
+    tags = {key: json.loads(found[key]) for key in ("workflow", "prompt")}
     assert tags["workflow"] == workflow
     assert tags["prompt"]["mux"]["inputs"]["format"] == name
 
@@ -99,9 +98,7 @@ def test_tracks_and_languages(comfy, sound):
     workflow = graph(sound, format="mkv-h264-flac", languages="ko, deu", **{"tracks.track_0": ["sound", 0]})
     comfy.run(workflow)
     with av.open(str(newest(comfy, "mkv"))) as film:
-        assert [stream.language for stream in film.streams.audio] == ["kor", "deu"] or [
-            stream.language for stream in film.streams.audio
-        ] == ["kor", "ger"]
+        assert [stream.language for stream in film.streams.audio] == ["kor", "deu"]
 
 
 def test_ten_bits_and_loudness(comfy, sound):
