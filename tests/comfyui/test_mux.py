@@ -153,3 +153,17 @@ def test_nothing_connected_and_both_connected(comfy, sound):
     del workflow["mux"]["inputs"]["images"]
     with pytest.raises(RuntimeError, match="images/video: nothing is connected"):
         comfy.run(workflow)
+
+
+def test_a_cancelled_film_leaves_no_file(comfy, sound):
+    folder = comfy.base / "output" / "mux"
+    before = sorted(folder.glob("*")) if folder.exists() else []
+    workflow = graph(sound, width=896, height=512, frames=300, colour=0x654321, format="mkv-ffv1-flac")
+    with comfy.events() as events:
+        prompt = comfy.queue(workflow, client_id=events.client_id)
+        events.until("progress", node="mux")
+        comfy.interrupt(prompt)
+        with pytest.raises(RuntimeError, match=r"interrupted in HappyHorseMux \(mux\)"):
+            events.until("execution_success", prompt_id=prompt)
+    assert sorted(folder.glob("*")) == before
+    assert not list((comfy.base / "temp").glob("*.part"))
