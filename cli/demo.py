@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..media.contact_sheet import SheetRow, contact_sheet
-from ..media.mux import read_film
+from ..media.read import read_film
 from ..model_loading.precision import PRECISIONS
 from ..model_loading.tiny import write_tiny_set
 from ..pipeline.files import ModelFiles

@@ -61,8 +61,8 @@ def fit_samples(waveform: Tensor, samples: int) -> Tensor:
     return F.pad(waveform, (0, samples - waveform.shape[-1]))
 
 
-def load_audio(path: str | Path) -> tuple[Tensor, int]:
-    """(waveform [1, C, S] float32, sample rate in Hz) of a file's first sound stream; films have one too.
+def load_audio(path: str | Path, stream: int = 0) -> tuple[Tensor, int]:
+    """(waveform [1, C, S] float32, sample rate in Hz) of a file's first sound stream, or a later one.
 
     Raises MediaError for a file without sound, with an unreadable one, or with samples that are not finite.
     """
@@ -75,7 +75,7 @@ def load_audio(path: str | Path) -> tuple[Tensor, int]:
             # Interleaved: PyAV 18.1 reads beyond a planar frame of eight channels, and the process dies.
             to_float = av.AudioResampler(format="flt")
             blocks = []
-            for frame in container.decode(audio=0):
+            for frame in container.decode(audio=stream):
                 sample_rate, channels = frame.sample_rate, frame.layout.nb_channels
                 blocks += [block.to_ndarray().reshape(-1, channels) for block in to_float.resample(frame)]
     except (av.FFmpegError, ValueError) as error:  # ValueError: the layout or rate changes on the way

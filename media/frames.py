@@ -5,11 +5,7 @@ Letters: F frames, H height, W width.
 
 from __future__ import annotations
 
-import os
-import uuid
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..errors import MediaError
+from .whole_file import whole_file
 
 Rounding = Literal["round", "truncate"]
 
@@ -43,7 +40,7 @@ def to_uint8(frames: Tensor, rounding: Rounding = "round") -> Tensor:
             f"{lost} of {frames.numel()} decoded pixel values are not numbers (NaN). "
             "Decode the video in bfloat16 or float32; float16 overflows."
         )
-    return _levels(frames * 0.5 + 0.5, rounding).permute(1, 2, 3, 0).contiguous()
+    return to_levels(frames * 0.5 + 0.5, rounding).permute(1, 2, 3, 0).contiguous()
 
 
 def resize_frames(
@@ -64,7 +61,7 @@ def resize_frames(
     planes = frames.permute(0, 3, 1, 2).float() / 255
     align = {} if mode == "nearest" else {"align_corners": False}
     resized = F.interpolate(planes, (height, width), mode=mode, **align)
-    return _levels(resized, rounding).permute(0, 2, 3, 1).contiguous()
+    return to_levels(resized, rounding).permute(0, 2, 3, 1).contiguous()
 
 
 def check_frames(frames: Tensor) -> None:
@@ -106,39 +103,7 @@ def save_image(path: str | Path, image: Tensor) -> None:
         Image.fromarray(image.cpu().numpy()).save(part, format=form)
 
 
-@contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside ``path``, renamed to it if the block ends well and removed if it does not.
-
-    Whatever ends the block early, an interrupt too, leaves the folder and an older ``path`` as they were.
-    Raises MediaError if the folder cannot be written.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise MediaError(f"{path} cannot be written: it is a folder. Give the file another name.")
-    # Not tempfile: its files are readable by their owner only, and the film would stay so.
-    part = path.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        part.touch(exist_ok=False)
-    except OSError as error:
-        raise MediaError(
-            f"{path.name} cannot be written: the folder {path.parent} is missing or closed to writing "
-            f"({error.strerror}). Make the folder or choose another."
-        ) from error
-    try:
-        yield part
-        try:
-            os.replace(part, path)
-        except OSError as error:
-            raise MediaError(
-                f"The finished file cannot be put at {path} ({error.strerror}). "
-                "Is the old one open in another program?"
-            ) from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _levels(unit: Tensor, rounding: Rounding) -> Tensor:
+def to_levels(unit: Tensor, rounding: Rounding = "round") -> Tensor:
     """[0, 1] -> uint8; values outside are clamped."""
     levels = unit.clamp(0, 1) * 255
     return (levels.round() if rounding == "round" else levels).to(torch.uint8)

@@ -18,8 +18,8 @@ from ..conditioning.negative import default_negative
 from ..conditioning.text import TextFeatures, check_prompt
 from ..conditioning.tokenizer import EMBEDDED_NAMES, find_tokenizer
 from ..errors import MediaError
-from ..media.frames import whole_file
 from ..media.mux import FilmInfo, write_film
+from ..media.whole_file import whole_file
 from ..model_loading import builder
 from ..model_loading.checkpoint import open_checkpoint
 from ..model_loading.precision import PRECISIONS, PrecisionPolicy

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from comfyui_happyhorse.cli.main import main
 from comfyui_happyhorse.cli.progress import ProgressBars, seconds
-from comfyui_happyhorse.media.mux import read_film
+from comfyui_happyhorse.media.read import read_film
 
 
 @pytest.fixture

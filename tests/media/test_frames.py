@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from comfyui_happyhorse.errors import MediaError
-from comfyui_happyhorse.media.frames import load_image, resize_frames, save_image, to_uint8, whole_file
+from comfyui_happyhorse.media.frames import load_image, resize_frames, save_image, to_uint8
 
 
 @pytest.mark.parametrize("offset", [-0.45, 0.0, 0.45])
@@ -157,22 +157,3 @@ def test_what_is_no_picture(tmp_path, content):
 def test_endings_that_are_no_format(tmp_path, picture, name):
     with pytest.raises(MediaError, match=r"\.png or \.jpg"):
         save_image(tmp_path / name, picture)
-
-
-def test_a_file_appears_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "file.txt"
-    path.write_text("old")
-
-    def interrupted():
-        with whole_file(path) as part:
-            part.write_text("half")
-            assert path.read_text() == "old"
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"file.txt": "old"}
-
-    with whole_file(path) as part:
-        part.write_text("new")
-    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"file.txt": "new"}

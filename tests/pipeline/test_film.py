@@ -19,7 +19,7 @@ from comfyui_happyhorse.errors import (
     SamplingError,
 )
 from comfyui_happyhorse.media.frames import to_uint8
-from comfyui_happyhorse.media.mux import read_film
+from comfyui_happyhorse.media.read import read_film
 from comfyui_happyhorse.model_loading import builder
 from comfyui_happyhorse.model_loading.precision import PRECISIONS
 from comfyui_happyhorse.pipeline.files import ModelFiles
