@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import folder_paths
@@ -19,10 +20,10 @@ NONE = "none"
 def files_and_folders(kind: str) -> list[str]:
     """The host's files of this kind, and folders of shards among them, which it does not list itself."""
     folders = {
-        index.parent.relative_to(root).as_posix()
-        for root in map(Path, folder_paths.get_folder_paths(kind))
-        if root.is_dir()
-        for index in root.rglob(f"*{INDEX_SUFFIX}")
+        Path(folder).relative_to(root).as_posix()
+        for root in folder_paths.get_folder_paths(kind)
+        for folder, _, files in os.walk(root, followlinks=True)  # as the host does: people link model folders
+        if any(file.endswith(INDEX_SUFFIX) for file in files)
     } - {"."}
     files = [
         name for name in folder_paths.get_filename_list(kind) if Path(name).parent.as_posix() not in folders

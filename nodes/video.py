@@ -53,7 +53,11 @@ class HappyHorseMux(io.ComfyNode):
                     optional=True,
                     tooltip="The film's sound; your own voice track may be plugged in. Without it, the video's.",
                 ),
-                io.String.Input("filename_prefix", default="video/HappyHorse"),
+                io.String.Input(
+                    "filename_prefix",
+                    default="video/HappyHorse",
+                    tooltip="In the output folder; a subfolder may be named.",
+                ),
                 io.Combo.Input(
                     "format",
                     options=format_names(),
@@ -66,7 +70,7 @@ class HappyHorseMux(io.ComfyNode):
                     default=float(FPS),
                     min=1.0,
                     max=240.0,
-                    step=0.001,
+                    step=0.01,
                     tooltip="The model makes 25 frames a second; any other rate puts lips and voice apart.",
                 ),
                 io.Int.Input(
