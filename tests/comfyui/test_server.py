@@ -27,7 +27,7 @@ def film():
 
 
 def test_the_pack_is_imported_without_an_error(comfy):
-    log = comfy.log()
+    log, _, _ = comfy.log().partition("got prompt")  # other tests' refusals come after
     assert re.search(r"seconds.*: .*/custom_nodes/ComfyUI-HappyHorse$", log, re.MULTILINE)  # the import times
     assert "Traceback" not in log
     assert not re.search(r"IMPORT FAILED|Cannot import|Error while calling comfy_entrypoint", log)
