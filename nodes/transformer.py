@@ -14,6 +14,7 @@ import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
+import comfy.model_prefetch
 import comfy.model_sampling
 import comfy.ops
 import comfy.patcher_extension
@@ -34,11 +35,6 @@ from ..model_loading import builder
 from ..model_loading.find import variant_hint
 from ..model_loading.precision import PRECISIONS
 from ..sampling.schedule import SHIFT, SIGMA_MAX
-
-try:
-    import comfy.model_prefetch as model_prefetch
-except ImportError:  # before ComfyUI 0.21, or without its offloading library
-    model_prefetch = None
 
 logger = logging.getLogger(__name__)
 
@@ -107,12 +103,9 @@ class HostTransformer(JointTransformer):
     def _blocks(self, h: Tensor, context: Context, options) -> Tensor:
         """All blocks, with the host's replacements and its prefetching of offloaded weights."""
         replacements = options.get("patches_replace", {}).get("dit", {})
-        queue = None
-        if model_prefetch is not None:
-            queue = model_prefetch.make_prefetch_queue(list(self.block.layers), h.device, options)
+        queue = comfy.model_prefetch.make_prefetch_queue(list(self.block.layers), h.device, options)
         for index, block in enumerate(self.block.layers):
-            if queue is not None:
-                model_prefetch.prefetch_queue_pop(queue, h.device, block)
+            comfy.model_prefetch.prefetch_queue_pop(queue, h.device, block)
             replacement = replacements.get(("double_block", index))
             if replacement is None:
                 h = block(h, context)
@@ -120,7 +113,7 @@ class HostTransformer(JointTransformer):
                 original = {"original_block": lambda args, block=block: {"img": block(args["img"], context)}}
                 h = replacement({"img": h, "transformer_options": options}, original)["img"]
         if queue is not None:
-            model_prefetch.prefetch_queue_pop(queue, h.device, None)
+            comfy.model_prefetch.prefetch_queue_pop(queue, h.device, None)
         return h
 
 
