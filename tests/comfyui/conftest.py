@@ -70,6 +70,20 @@ def comfy(root, tiny_models, tmp_path_factory):
         server.stop()
 
 
+@pytest.fixture(scope="session")
+def tiny_names() -> dict[str, str]:
+    """{a file that the workflows name: its stand-in in the tiny set}"""
+    return {
+        "distill-merger_bf16.safetensors": "happyhorse_tiny_distilled.safetensors",
+        "daVinci-MagiHuman/base": "happyhorse_tiny_base",
+        "daVinci-MagiHuman/1080p_sr": "happyhorse_tiny_sr_1080p.safetensors",
+        "t5gemma-9b-9b-ul2": "t5gemma_tiny",
+        "wan2.2_vae.safetensors": "Wan2.2_VAE_tiny.pth",
+        "TurboV3-Wan22-TinyShallow_7_7.safetensors": "turbo_vae_tiny/turbo_tiny.ckpt",
+        "stable_audio_open_1.0.safetensors": "oobleck_audio_tiny.safetensors",
+    }
+
+
 def install(root: Path, folder: Path):
     """Copy what git would publish of the checkout, committed or not; caches stay behind."""
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]

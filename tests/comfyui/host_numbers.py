@@ -4,8 +4,9 @@ Prints one JSON object of measurements; ``test_numbers.py`` holds the expectatio
 """
 
 from dataclasses import replace
+from types import SimpleNamespace
 
-from host import MODELS, WORK, difference, ours, report, room, stock_node  # first: it sets ComfyUI up
+from host import MODELS, OURS, WORK, difference, ours, report, room, stock_node  # first: it sets ComfyUI up
 
 # isort: split
 import comfy.nested_tensor
@@ -382,6 +383,18 @@ def decoding(parts):
     scale = by_stock["waveform"].abs().max() / sound["waveform"].abs().max()  # stock evens the level out
     found["stock sound"] = difference(by_stock["waveform"], sound["waveform"] * scale)
 
+    class Tone(torch.nn.Module):
+        """Decodes every latent to A4 at the rate of this model's latents."""
+
+        def decode(self, latent):
+            time = torch.arange(2048 * latent.shape[-1]) / 51_200
+            return (0.5 * torch.sin(2 * torch.pi * 440 * time)).expand(latent.shape[0], 2, -1)
+
+    tone = room("nodes.autoencoders").HostAudioVAE(Tone())
+    heard = stock_node("VAEDecodeAudio", vae=tone, samples={"samples": torch.zeros(1, 64, 125)})[0]
+    spectrum = torch.fft.rfft(heard["waveform"][0, 0] * torch.hann_window(heard["waveform"].shape[-1])).abs()
+    found["tone, Hz"] = spectrum.argmax().item() * heard["sample_rate"] / heard["waveform"].shape[-1]
+    found["tone, seconds"] = heard["waveform"].shape[-1] / heard["sample_rate"]
     sound = {"waveform": voice()[None, :, : 7 * 2048], "sample_rate": 51_200}
     encoded = stock_node("VAEEncodeAudio", vae=parts["audio"], audio=sound)[0]["samples"]
     exact = parts["audio"].first_stage_model.network.encode(sound["waveform"])
@@ -431,6 +444,9 @@ def refusals(parts):
             "HappyHorseAudioToVideo", latent=empty(), audio_vae=parts["audio"], audio={**sound, "waveform": torch.rand(100)}
         ),
         "NaN audio": lambda: ours("HappyHorseAudioToVideo", latent=empty(), audio_vae=parts["audio"], audio=nan),
+        "NaN audio into the mux": lambda: ours(
+            "HappyHorseMux", images=image, audio=nan, filename_prefix="x", format="mp4-h264-aac", frame_rate=25.0, quality=80
+        ),
         "odd size": lambda: ours("HappyHorseEmptyLatent", width=100, height=64, length=9),
         "odd length": lambda: ours("HappyHorseEmptyLatent", width=96, height=64, length=10),
         "SR without its VAE": lambda: ours(
@@ -442,6 +458,7 @@ def refusals(parts):
         ),
         "variant not in the name": lambda: room("nodes.transformer").load_model(str(WORK / "mystery.safetensors"), "auto"),
     }  # fmt: skip
+    OURS["HappyHorseMux"].hidden = SimpleNamespace(prompt=None, extra_pnginfo=None)  # the server's to fill
     answers = {}
     for title, case in cases.items():
         try:

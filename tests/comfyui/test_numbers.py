@@ -120,6 +120,8 @@ def test_sound(report):
     assert found["stock sound"] <= 1e-5
     assert found["our sound"] <= 1e-5
     assert found["stock sound encoded"] <= 1e-5
+    assert found["tone, Hz"] == pytest.approx(440, abs=0.2)
+    assert found["tone, seconds"] == 5
 
 
 def test_an_empty_negative_is_the_default_one(report):
@@ -146,6 +148,7 @@ def test_an_empty_negative_is_the_default_one(report):
         ("video VAE for a voice", ["audio_vae:", "expected 64"]),
         ("strange audio", ["audio:", "(100,)"]),
         ("NaN audio", ["9000 of 9000"]),
+        ("NaN audio into the mux", ["The film's sound", "9000 are not numbers"]),
         ("odd size", ["100x64", "96x64"]),
         ("odd length", ["10 frames", "nearest are 9"]),
         ("SR without its VAE", ["vae:", "nothing is connected"]),

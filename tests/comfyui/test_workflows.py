@@ -13,15 +13,6 @@ PACK = "ComfyUI-HappyHorse"
 WORKFLOWS = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
 HELP_PAGES = sorted(path.name for path in (ROOT / "web/docs").glob("*.md"))
 LANGUAGES = ["en", "zh", "ja", "ko", "fr", "de"]
-TINY = {
-    "distill-merger_bf16.safetensors": "happyhorse_tiny_distilled.safetensors",
-    "daVinci-MagiHuman/base": "happyhorse_tiny_base",
-    "daVinci-MagiHuman/1080p_sr": "happyhorse_tiny_sr_1080p.safetensors",
-    "t5gemma-9b-9b-ul2": "t5gemma_tiny",
-    "wan2.2_vae.safetensors": "Wan2.2_VAE_tiny.pth",
-    "TurboV3-Wan22-TinyShallow_7_7.safetensors": "turbo_vae_tiny/turbo_tiny.ckpt",
-    "stable_audio_open_1.0.safetensors": "oobleck_audio_tiny.safetensors",
-}
 SMALL = {
     "HappyHorseEmptyLatent": {"width": 64, "height": 64, "length": 5},
     "HappyHorseSampler": {"steps": 2},
@@ -41,13 +32,13 @@ def uploads(comfy):
     return {"example.png": picture, "voice.wav": voice}
 
 
-def small(name: str) -> dict:
+def small(name: str, tiny_names: dict) -> dict:
     """The API workflow with the tiny models, few pixels and few steps, and without an image model."""
     workflow = json.loads((ROOT / f"workflows/api/{name}.json").read_text(encoding="utf-8"))
     for node in workflow.values():
         inputs = node["inputs"]
         for key, value in inputs.items():
-            inputs[key] = TINY.get(value, value) if isinstance(value, str) else value
+            inputs[key] = tiny_names.get(value, value) if isinstance(value, str) else value
         if "precision" in inputs:
             inputs["precision"] = "float32"  # processors are slow in bfloat16
         inputs |= SMALL.get(node["class_type"], {})
@@ -67,8 +58,8 @@ def small(name: str) -> dict:
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
-def test_a_workflow_makes_its_film(comfy, uploads, name):
-    workflow = small(name)
+def test_a_workflow_makes_its_film(comfy, uploads, tiny_names, name):
+    workflow = small(name, tiny_names)
     for node in workflow.values():
         for key, value in node["inputs"].items():
             if isinstance(value, str):
