@@ -20,8 +20,11 @@ from ..model.text_encoder import T5GemmaConfig, T5GemmaEncoder
 from ..model.transformer import JointTransformer
 from ..model.turbo_decoder import TurboConfig, TurboDecoder
 from ..model.video_vae import Wan22VAE, WanConfig
-from .checkpoint import Checkpoint, open_checkpoint, read_json
+from .checkpoint import Checkpoint, open_checkpoint
+from .find import part_folder
+from .header import read_json
 from .keys import KINDS, map_names
+from .layouts import published
 from .precision import PRECISIONS, PrecisionPolicy
 
 BF16 = PRECISIONS["bf16"]
@@ -66,10 +69,13 @@ def load_audio_vae(path: str | Path) -> OobleckVAE:
 
 
 def open_kind(path: str | Path, kind: str) -> Checkpoint:
-    """A checkpoint with the network's names, or CheckpointError saying what the file is instead."""
-    checkpoint = open_checkpoint(path)
+    """A checkpoint with the network's names, shapes and values, whatever layout and precision it is stored in.
+
+    Raises CheckpointError saying what the file is instead.
+    """
+    checkpoint = open_checkpoint(part_folder(path, kind))
     try:
-        return checkpoint.renamed(map_names(KINDS[kind], checkpoint.names))
+        return published(checkpoint.renamed(map_names(KINDS[kind], checkpoint.names)))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
 

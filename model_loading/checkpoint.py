@@ -1,22 +1,24 @@
 """Tensors by name from whatever they are stored in: one file, a sharded folder, an old pickle.
 
-Opening reads headers only; a tensor is mapped from disk when it is asked for. Pickles go through torch's
-weights-only unpickler, which runs no code.
+Opening reads headers only; a tensor is mapped from disk when it is asked for. A header is checked here before
+the safetensors library sees the file, so a hostile one is refused before anything large is made of it. Pickles
+go through torch's weights-only unpickler, which runs no code.
 """
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import CheckpointError
+from .header import Stored, read_header, read_json
 
 INDEX_SUFFIX = ".safetensors.index.json"
 PICKLES = {".ckpt", ".pt", ".pth"}
@@ -24,14 +26,24 @@ PICKLES = {".ckpt", ".pt", ".pth"}
 PICKLE_ROOTS = ("ema_state_dict", "state_dict", "model")
 
 
+class Source(Protocol):
+    """Where a checkpoint takes tensors from; ``stored`` reads no data."""
+
+    def stored(self, name: str) -> Stored: ...
+
+    def tensor(self, name: str) -> Tensor: ...
+
+    def raw(self, name: str) -> bytes: ...
+
+
 class Checkpoint:
-    """A set of named tensors. ``shapes`` and ``metadata`` are known without reading any tensor.
+    """A set of named tensors. ``shapes``, ``dtypes`` and ``metadata`` are known without reading any tensor.
 
     Raises CheckpointError for what is missing, truncated or not a weight file; a shard that the index names
     and the folder lacks is reported when one of its tensors is needed.
     """
 
-    def __init__(self, path: Path, sources: Mapping[str, _Source], metadata: Mapping[str, str]):
+    def __init__(self, path: Path, sources: Mapping[str, Source], metadata: Mapping[str, str]):
         self.path = path
         self.metadata = dict(metadata)
         self._sources = dict(sources)
@@ -44,12 +56,22 @@ class Checkpoint:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of all tensors; missing shards raise here."""
-        return {name: self._sources[stored].shape(stored) for name, stored in self._stored.items()}
+        return {name: self._sources[stored].stored(stored).shape for name, stored in self._stored.items()}
+
+    @property
+    def dtypes(self) -> dict[str, str]:
+        """Torch's names of the stored dtypes; missing shards raise here too."""
+        return {name: self._sources[stored].stored(stored).dtype for name, stored in self._stored.items()}
 
     def tensor(self, name: str) -> Tensor:
         """The stored tensor, in its stored dtype, on the CPU."""
         stored = self._stored[name]
         return self._sources[stored].tensor(stored)
+
+    def raw(self, name: str) -> bytes:
+        """The stored bytes, read without mapping the file: for what is small."""
+        stored = self._stored[name]
+        return self._sources[stored].raw(stored)
 
     def renamed(self, names: Mapping[str, str]) -> Checkpoint:
         """A view of the tensors {their name here: their name there}; all others are left out."""
@@ -96,22 +118,13 @@ def _open_index(index: Path) -> Checkpoint:
     shards = content.get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
         raise CheckpointError(f"{index} has no 'weight_map' from tensor names to shards; download it again.")
-    sources: dict[str, _Source] = {
-        shard: _Safetensors(index.parent / shard) for shard in set(shards.values())
-    }
-    metadata = {key: str(value) for key, value in (content.get("metadata") or {}).items()}
+    for shard in shards.values():
+        if not re.fullmatch(r"[^/\\:\x00-\x1f\ud800-\udfff]{1,200}", shard) or shard in (".", ".."):
+            raise CheckpointError(f"{index} names the shard {shard[:60]!r}; a file beside it is expected.")
+    sources: dict[str, Source] = {shard: _Safetensors(index.parent / shard) for shard in set(shards.values())}
+    about = content.get("metadata")
+    metadata = {key: str(value) for key, value in about.items()} if isinstance(about, dict) else {}
     return Checkpoint(index.parent, {name: sources[shard] for name, shard in shards.items()}, metadata)
-
-
-def read_json(path: Path) -> dict:
-    """A JSON object from a file beside the weights."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON ({error}); download it again.") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a JSON {type(content).__name__}; an object is expected.")
-    return content
 
 
 class _Safetensors:
@@ -119,11 +132,10 @@ class _Safetensors:
 
     def __init__(self, path: Path):
         self.path = path
-        self._file = None
+        self._read = self._mapped = None
 
-    @property
-    def file(self):
-        if self._file is None:
+    def _header(self) -> tuple[dict[str, Stored], dict[str, str], int]:
+        if self._read is None:
             if not self.path.exists():
                 packed = self.path.with_name(self.path.name + ".zst")
                 hint = f" {packed.name} is there: unpack it with zstd -d." if packed.exists() else ""
@@ -132,34 +144,48 @@ class _Safetensors:
                     "Download the missing shard."
                 )
             try:
-                self._file = safe_open(self.path, framework="pt")
-            except (SafetensorError, OSError, ValueError) as error:
+                self._read = read_header(self.path)
+            except (OSError, ValueError) as error:
                 size = self.path.stat().st_size
                 raise CheckpointError(
                     f"{self.path} ({size:,} bytes) is not a whole safetensors file: {error}. Download it again."
                 ) from None
-        return self._file
+        return self._read
 
     def names(self) -> Iterable[str]:
-        return self.file.keys()
+        return self._header()[0].keys()
 
     def metadata(self) -> dict[str, str]:
-        return self.file.metadata() or {}
+        return self._header()[1]
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._ask(lambda: self.file.get_slice(name).get_shape(), name))
+    def stored(self, name: str) -> Stored:
+        tensors = self._header()[0]
+        if name not in tensors:
+            raise self._unable(name, "it has no such tensor")
+        return tensors[name]
 
     def tensor(self, name: str) -> Tensor:
-        return self._ask(lambda: self.file.get_tensor(name), name)
-
-    def _ask(self, read, name: str):
+        dtype = self.stored(name).dtype
+        if not hasattr(torch, dtype):
+            raise self._unable(name, f"torch {torch.__version__} has no {dtype}")
         try:
-            return read()
-        except SafetensorError as error:
-            raise CheckpointError(
-                f"{self.path.name} does not give the tensor {name} ({error}). "
-                "The file does not belong to its index, or is damaged: download it again."
-            ) from None
+            # The library maps all of the file at once, for which a small machine may have no room.
+            self._mapped = self._mapped or safe_open(self.path, framework="pt")
+            return self._mapped.get_tensor(name)
+        except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+            raise self._unable(name, str(error)) from None
+
+    def raw(self, name: str) -> bytes:
+        stored, start = self.stored(name), self._header()[2]
+        with self.path.open("rb") as file:
+            file.seek(start + stored.first)
+            return file.read(stored.last - stored.first)
+
+    def _unable(self, name: str, reason: str) -> CheckpointError:
+        return CheckpointError(
+            f"{self.path.name} does not give the tensor {name} ({reason}). "
+            "Unless memory is short, the file is damaged or does not belong to its index: download it again."
+        )
 
 
 class _Pickle:
@@ -189,7 +215,11 @@ class _Pickle:
                 content = content[root]
                 break
         tensors = content if isinstance(content, dict) else {}
-        tensors = {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
+        tensors = {
+            name: value
+            for name, value in tensors.items()
+            if isinstance(name, str) and isinstance(value, Tensor)
+        }
         if not tensors:
             raise CheckpointError(f"{self.path} holds no named tensors; it is not a checkpoint.")
         return tensors
@@ -200,14 +230,15 @@ class _Pickle:
     def metadata(self) -> dict[str, str]:
         return {}
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self.tensors[name].shape)
+    def stored(self, name: str) -> Stored:
+        tensor = self.tensors[name]
+        return Stored(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
 
     def tensor(self, name: str) -> Tensor:
         return self.tensors[name]
 
-
-_Source = _Safetensors | _Pickle
+    def raw(self, name: str) -> bytes:
+        return bytes(self.tensors[name].flatten().view(torch.uint8).tolist())
 
 
 def _is_zip(path: Path) -> bool:

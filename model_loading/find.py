@@ -13,6 +13,7 @@ from ..errors import CheckpointError
 from .checkpoint import INDEX_SUFFIX, PICKLES, open_checkpoint
 from .keys import KINDS, kind_of
 
+PIPELINE_INDEX = "model_index.json"
 # Names as people have them; the first that fits decides, so super-resolution stands before its sizes.
 VARIANT_HINTS = (
     (r"1080", "sr_1080p"),
@@ -68,11 +69,27 @@ def the_part(parts: list[Part], kind: str, variant: str | None, folder: str | Pa
 
 def variant_hint(path: Path) -> str | None:
     """What a file's or its folders' names say about the variant; the nearest name to the file decides."""
+    return variant_and_name(path)[0]
+
+
+def variant_and_name(path: Path) -> tuple[str | None, str | None]:
+    """(variant, the file's or folder's name that says so)"""
     for name in (path.name, *(parent.name for parent in path.parents)):
         for pattern, variant in VARIANT_HINTS:
             if re.search(pattern, name.lower()):
-                return variant
-    return None
+                return variant, name
+    return None, None
+
+
+def part_folder(path: str | Path, kind: str) -> Path:
+    """The folder of one part inside a diffusers pipeline folder; every other path as it is."""
+    path = Path(path)
+    return path / KINDS[kind].folder if is_pipeline(path) and KINDS[kind].folder else path
+
+
+def is_pipeline(path: Path) -> bool:
+    """Whether this is the root of a diffusers pipeline."""
+    return (path / PIPELINE_INDEX).is_file()
 
 
 def _candidates(folder: Path):
