@@ -77,7 +77,9 @@ def test_attention(golden, close):
     )
     ranges = [(tuple(q_range), tuple(k_range)) for q_range, k_range in starts_stops]
     close(range_attention(q, k, v, ranges), golden.tensors["out.attn.ranges"], 1e-6)
-    close(range_log_sum_exp(q, k, ranges), golden.tensors["out.attn.ranges_lse"], 1e-6)
+    found, wanted = range_log_sum_exp(q, k, ranges), golden.tensors["out.attn.ranges_lse"]
+    assert torch.equal(found.isinf(), wanted.isinf())  # rows that see nothing
+    close(found[wanted.isfinite()], wanted[wanted.isfinite()], 1e-6)
 
 
 @unit_ops
