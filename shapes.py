@@ -65,7 +65,7 @@ class SizeRow:
         return {"none": self.base, "540p": self.sr_540p, "1080p": full}[super_resolution]
 
 
-# The landscape row is the reference's own (its 1080p ratio is off by 0.8 %); the others have its area.
+# The landscape row is the reference's own (its 1080p ratio is off by 0.8 %); the others have about its area.
 SIZES = (
     SizeRow("landscape", (448, 256), (896, 512), (1920, 1088), (1792, 1024)),
     SizeRow("portrait", (256, 448), (512, 896), (1088, 1920), (1024, 1792)),
