@@ -5,6 +5,7 @@ Works for a ComfyUI ``models`` folder, for the folders of the original release, 
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from .checkpoint import INDEX_SUFFIX, PICKLES, open_checkpoint
 from .keys import KINDS, kind_of
 
 PIPELINE_INDEX = "model_index.json"
-# Names as people have them; the first that fits decides, so super-resolution stands before its sizes.
+# Names as people have them; the first that fits decides, so that "1080p_sr_base" is super-resolution.
 VARIANT_HINTS = (
     (r"1080", "sr_1080p"),
     (r"540", "sr_540p"),
@@ -94,8 +95,10 @@ def is_pipeline(path: Path) -> bool:
 
 def _candidates(folder: Path):
     """Folders with an index count as one; every other weight file counts for itself."""
-    sharded = {index.parent for index in folder.rglob(f"*{INDEX_SUFFIX}")}
-    yield from sharded
-    for path in folder.rglob("*"):
-        if path.suffix in {".safetensors", *PICKLES} and path.is_file() and path.parent not in sharded:
-            yield path
+    for parent, _, files in os.walk(folder, followlinks=True):  # people link model folders
+        if any(file.endswith(INDEX_SUFFIX) for file in files):
+            yield Path(parent)
+            continue
+        for path in (Path(parent) / file for file in files):
+            if path.suffix in {".safetensors", *PICKLES} and path.is_file():
+                yield path

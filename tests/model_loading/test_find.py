@@ -68,6 +68,17 @@ def test_broken_and_foreign_files_do_not_disturb(tiny_models, tmp_path):
     assert [part.kind for part in find_parts(tmp_path)] == ["audio_vae"]
 
 
+def test_linked_folders_are_looked_into(tiny_models, tmp_path):
+    (tmp_path / "linked").symlink_to(tiny_models / "diffusion_models", target_is_directory=True)
+    found = [(part.variant, part.path.name) for part in find_parts(tmp_path)]
+    assert found == [
+        ("base", "happyhorse_tiny_base"),
+        ("distilled", "happyhorse_tiny_distilled.safetensors"),
+        ("sr_1080p", "happyhorse_tiny_sr_1080p.safetensors"),
+        ("sr_540p", "happyhorse_tiny_sr_540p.safetensors"),
+    ]
+
+
 def test_the_tiny_set_is_the_same_every_time(tiny_models, tmp_path):
     written = write_tiny_set(tmp_path)
     for path in written:
