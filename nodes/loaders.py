@@ -81,9 +81,9 @@ class HappyHorseModelLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, model_name, variant, precision="bf16") -> io.NodeOutput:
-        return io.NodeOutput(
-            transformer.load_model(full_path("diffusion_models", model_name), variant, precision)
-        )
+        variant = transformer.variant_of(model_name, variant)
+        path = full_path("diffusion_models", model_name)
+        return io.NodeOutput(transformer.load_model(path, variant, precision))
 
 
 class HappyHorseTextEncoderLoader(io.ComfyNode):

@@ -205,8 +205,7 @@ class HostConfig(comfy.supported_models_base.BASE):
 
 
 def load_model(path: str, variant: str, precision: str = "bf16"):
-    """A ModelPatcher for the checkpoint at ``path``; "auto" takes the variant from its name or refuses."""
-    variant = _variant(path, variant)
+    """A ModelPatcher for the checkpoint at ``path``, of a variant that ``variant_of`` decided."""
     checkpoint = builder.open_kind(path, "transformer")
     config = TransformerConfig.from_shapes(checkpoint.shapes, VARIANTS[variant])
     dtype = PRECISIONS[precision].dtype
@@ -231,13 +230,17 @@ def _load_again(path, variant, precision, disable_dynamic=False):
     return load_model(path, variant, precision)
 
 
-def _variant(path: str, variant: str) -> str:
+def variant_of(name: str, variant: str) -> str:
+    """The variant chosen or, for "auto", what ``name`` says; CheckpointError where it says nothing.
+
+    ``name`` is the one in the loader's list: folders above the models folder say nothing of the weights.
+    """
     if variant != "auto":
         return variant
-    hint = variant_hint(Path(path))
+    hint = variant_hint(Path(name))
     if hint is None:
         raise CheckpointError(
-            f"variant: '{Path(path).name}' does not say which model it is, and base, distilled and super-resolution "
+            f"variant: '{name}' does not say which model it is, and base, distilled and super-resolution "
             f"weights have the same tensors. Choose one of {', '.join(VARIANTS)}."
         )
     return hint

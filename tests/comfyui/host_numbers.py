@@ -10,7 +10,11 @@ from host import MODELS, OURS, WORK, difference, ours, report, room, stock_node 
 
 # isort: split
 import comfy.nested_tensor
+import folder_paths
 import torch
+
+# "base" in the name of a models folder says nothing of what lies in it.
+folder_paths.add_model_folder_path("diffusion_models", str(WORK / "database"))
 
 film, files = room("pipeline.film"), room("pipeline.files")
 FLOAT32 = room("model_loading.precision").PRECISIONS["float32"]
@@ -456,7 +460,7 @@ def refusals(parts):
         "audio VAE as a transformer": lambda: room("nodes.transformer").load_model(
             str(MODELS / "vae" / "oobleck_audio_tiny.safetensors"), "base"
         ),
-        "variant not in the name": lambda: room("nodes.transformer").load_model(str(WORK / "mystery.safetensors"), "auto"),
+        "variant not in the name": lambda: ours("HappyHorseModelLoader", model_name="mystery.safetensors", variant="auto"),
     }  # fmt: skip
     OURS["HappyHorseMux"].hidden = SimpleNamespace(prompt=None, extra_pnginfo=None)  # the server's to fill
     answers = {}

@@ -19,9 +19,11 @@ def measure(root, tiny_models, tmp_path_factory):
 
     def run(program):
         work = tmp_path_factory.mktemp(program)
+        database = work / "database"  # a models folder of the user's
+        database.mkdir()
         shutil.copy(
             tiny_models / "diffusion_models" / "happyhorse_tiny_distilled.safetensors",
-            work / "mystery.safetensors",
+            database / "mystery.safetensors",
         )
         python = os.environ.get("COMFYUI_PYTHON") or sys.executable
         script = Path(__file__).with_name(program)
