@@ -68,9 +68,9 @@ def preset_input():
     )
 
 
-def steps_input(default: int = 0):
+def steps_input():
     return io.Int.Input(
-        "steps", default=default, min=0, max=200, tooltip="0: the preset's own (8 distilled, 32 base)."
+        "steps", default=0, min=0, max=200, tooltip="0: the preset's own (8 distilled, 32 base)."
     )
 
 
