@@ -74,8 +74,7 @@ def make_guider(
     model, positive, negative, preset: str, video_guidance: float, audio_guidance: float
 ) -> HostGuider:
     """The guider of a preset; a guided one needs a negative, and an empty text there is our default."""
-    if _is_empty(positive):
-        raise SamplingError("positive: the prompt is empty; describe the film in words.")
+    check_positive(positive)
     if PRESETS[preset].guidance is None:
         if negative is not None:
             logger.info("The %s preset is not guided; its negative prompt is not used.", preset)
@@ -90,6 +89,12 @@ def make_guider(
     late = BaseGuidance().late_video_scale
     rule = BaseGuidance(video_guidance, min(late, video_guidance), audio_guidance)
     return HostGuider(model, positive, negative, rule)
+
+
+def check_positive(positive) -> None:
+    """Refuse an empty prompt: its features are those of the default negative."""
+    if _is_empty(positive):
+        raise SamplingError("positive: the prompt is empty; describe the film in words.")
 
 
 def make_solver(name: str) -> comfy.samplers.KSAMPLER:

@@ -18,7 +18,7 @@ from ..sampling.super_resolution import PRESET, SuperResolution, prepare
 from ..shapes import SPACE_STRIDE, check_size, super_resolution_size
 from . import guider
 from .latents import encode_first_frame
-from .wire import check_model, nested, streams_of
+from .wire import check_model, masks_of, nested, streams_of
 
 CATEGORY = "HappyHorse/sampling"
 BASE_VARIANTS = ("base", "distilled")
@@ -117,7 +117,7 @@ class HappyHorseSampler(io.ComfyNode):
         negative=None,
     ) -> io.NodeOutput:
         check_model(model, "model", BASE_VARIANTS)
-        streams_of(latent)
+        masks_of(latent)  # refuses a latent or mask of another model before any work
         row = guider.preset_steps(preset, steps, shift)
         guide = guider.make_guider(model, positive, negative, preset, video_guidance, audio_guidance)
         sigmas = flow_sigmas(row.steps, row.shift)
@@ -260,6 +260,7 @@ class HappyHorseSuperResolution(io.ComfyNode):
     ) -> io.NodeOutput:
         target, _, exact = size.partition(" ")
         check_model(sr_model, "sr_model", (f"sr_{target}",))
+        guider.check_positive(positive)
         raw = streams_of(latent)
         width, height = (side * SPACE_STRIDE for side in (raw.video.shape[4], raw.video.shape[3]))
         wide, high = super_resolution_size(width, height, target, exact=bool(exact))

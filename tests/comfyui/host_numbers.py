@@ -440,6 +440,14 @@ def refusals(parts):
         "empty positive": lambda: ours(
             "HappyHorseSampler", model=parts["distilled"], latent=empty(), **{**sample, "positive": encode(parts, " ")}
         ),
+        "empty positive for SR": lambda: ours(
+            "HappyHorseSuperResolution",
+            sr_model=parts["sr_540p"], latent=empty(), positive=encode(parts, " "), size="540p", seed=1, steps=1,
+        ),
+        "plain mask": lambda: ours(
+            "HappyHorseSampler",
+            model=parts["distilled"], latent={**empty(), "noise_mask": torch.ones(1, 64, 96)}, **sample,
+        ),
         "VAEs swapped": lambda: ours("HappyHorseDecode", latent=empty(), video_vae=parts["audio"], audio_vae=parts["turbo"]),
         "audio VAE for a picture": lambda: ours("HappyHorseImageToVideo", latent=empty(), vae=parts["audio"], first_frame=image),
         "Turbo for a picture": lambda: ours("HappyHorseImageToVideo", latent=empty(), vae=parts["turbo"], first_frame=image),

@@ -144,6 +144,8 @@ def test_an_empty_negative_is_the_default_one(report):
         ("another text encoder", ["positive/negative:", "32 values", "reads 64"]),
         ("no negative", ["negative:", "nothing is connected"]),
         ("empty positive", ["positive:", "empty"]),
+        ("empty positive for SR", ["positive:", "empty"]),
+        ("plain mask", ["latent: a plain mask (1, 64, 96) came"]),
         ("VAEs swapped", ["video_vae:", "64 latent channels", "expected 48"]),
         ("audio VAE for a picture", ["vae:", "expected 48"]),
         ("Turbo for a picture", ["vae:", "Turbo decoder cannot encode", "Wan 2.2 VAE"]),
