@@ -43,7 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     weights.add_argument(
         "--variant", choices=("distilled", "base"), default="distilled", help="default %(default)s"
     )
-    weights.add_argument("--precision", choices=tuple(PRECISIONS), default="bf16", help="default %(default)s")
+    weights.add_argument(
+        "--precision",
+        choices=tuple(PRECISIONS),
+        default="auto",
+        help="how the large weights are kept (default %(default)s: as the file has them)",
+    )
     weights.add_argument("--device", help="cuda, cuda:1, cpu … (default: cuda where there is one)")
 
     scene = parser.add_argument_group("scene")

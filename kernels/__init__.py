@@ -3,6 +3,7 @@
 from .activation import ACTIVATIONS, gelu7, swiglu7
 from .attention import attention, gate_heads, range_attention, range_log_sum_exp
 from .norm import rms_norm
+from .quantised import modality_linear
 from .rotary import rotate
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "attention",
     "gate_heads",
     "gelu7",
+    "modality_linear",
     "range_attention",
     "range_log_sum_exp",
     "rms_norm",

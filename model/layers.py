@@ -13,10 +13,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels import ACTIVATIONS, attention, gate_heads, range_attention, rms_norm, rotate
+from ..kernels import (
+    ACTIVATIONS,
+    attention,
+    gate_heads,
+    modality_linear,
+    range_attention,
+    rms_norm,
+    rotate,
+)
 from ..kernels.attention import Range
 from .config import MODALITIES, BlockSpec, TransformerConfig
 
@@ -59,9 +66,7 @@ class PerModalityLinear(nn.Linear):
 
     def forward(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
         """[N, in] -> [N, out]; ``sizes`` are the rows of each modality, in order."""
-        matrices = self.weight.chunk(MODALITIES)
-        runs = zip(x.split(list(sizes)), matrices, strict=True)
-        return torch.cat([F.linear(rows, matrix) for rows, matrix in runs])
+        return modality_linear(x, self.weight, sizes)
 
 
 def projection(

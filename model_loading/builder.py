@@ -1,19 +1,23 @@
 """Build on meta, adopt the tensors, name what is wrong: one way for every network.
 
 A network is built without memory, its parameters are replaced by the file's tensors (mapped, not copied,
-where the dtype is the same), and every name and shape is accounted for.
+where the dtype is the same), and every name and shape is accounted for. Projections that a precision policy
+quantises become layers that hold their weight in its stored form.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..kernels.quantised import QuantisedWeight, can_cut_rows
 from ..model.audio_vae import OobleckConfig, OobleckVAE
 from ..model.config import VARIANTS, TransformerConfig, Variant
 from ..model.text_encoder import T5GemmaConfig, T5GemmaEncoder
@@ -26,25 +30,38 @@ from .header import read_json
 from .keys import KINDS, map_names
 from .layouts import published
 from .precision import PRECISIONS, PrecisionPolicy
+from .quantised_layers import QuantisedEmbedding, QuantisedLinear
 
-BF16 = PRECISIONS["bf16"]
+AUTO, BF16 = PRECISIONS["auto"], PRECISIONS["bf16"]
+EMBEDDING = "encoder.embed_tokens.weight"
 
 
 def load_transformer(
-    path: str | Path, variant: Variant | str, policy: PrecisionPolicy = BF16, *, ops=nn
+    path: str | Path, variant: Variant | str, policy: PrecisionPolicy = AUTO, *, ops=nn
 ) -> JointTransformer:
     """The joint transformer; its tensors do not show the variant, so it must be named."""
     row = VARIANTS[variant] if isinstance(variant, str) else variant
     checkpoint = open_kind(path, "transformer")
     config = TransformerConfig.from_shapes(checkpoint.shapes, row)
-    return adopt(lambda: JointTransformer(config, ops=ops, dtype=policy.dtype), checkpoint)
+    return adopt(
+        lambda: JointTransformer(config, ops=ops, dtype=policy.dtype), checkpoint, policy, "transformer"
+    )
 
 
-def load_text_encoder(path: str | Path, policy: PrecisionPolicy = BF16, *, ops=nn) -> T5GemmaEncoder:
+def load_text_encoder(path: str | Path, policy: PrecisionPolicy = AUTO, *, ops=nn) -> T5GemmaEncoder:
     """The encoder half of T5Gemma; a config.json beside the weights is read where there is one."""
     checkpoint = open_kind(path, "text_encoder")
-    config = T5GemmaConfig.from_shapes(checkpoint.shapes, settings_beside(checkpoint, "num_hidden_layers"))
-    return adopt(lambda: T5GemmaEncoder(config, ops=ops, dtype=policy.dtype), checkpoint)
+    config = text_encoder_config(checkpoint)
+    # As in ComfyUI, a text encoder is never multiplied with quantised activations: it runs once a prompt.
+    policy = replace(policy, products="weights")
+    return adopt(
+        lambda: T5GemmaEncoder(config, ops=ops, dtype=policy.dtype), checkpoint, policy, "text_encoder"
+    )
+
+
+def text_encoder_config(checkpoint: Checkpoint) -> T5GemmaConfig:
+    """The encoder's sizes by its tensors and, where there is one, the config.json beside them."""
+    return T5GemmaConfig.from_shapes(checkpoint.shapes, settings_beside(checkpoint, "num_hidden_layers"))
 
 
 def load_video_vae(path: str | Path, policy: PrecisionPolicy = BF16, *, ops=nn) -> Wan22VAE:
@@ -80,10 +97,31 @@ def open_kind(path: str | Path, kind: str) -> Checkpoint:
         raise CheckpointError(f"{path}: {error}") from None
 
 
-def adopt(make: Callable[[], nn.Module], checkpoint: Checkpoint) -> nn.Module:
-    """The network of ``make`` with the checkpoint's tensors, each in the dtype its parameter was built in."""
+def adopt(
+    make: Callable[[], nn.Module], checkpoint: Checkpoint, policy: PrecisionPolicy = BF16, kind: str = ""
+) -> nn.Module:
+    """The network of ``make`` with the checkpoint's tensors, each in the dtype its parameter was built in.
+
+    ``kind`` names the row of ``keys.KINDS`` that says which weights ``policy`` may quantise; without one, none.
+    """
     with torch.device("meta"):
         network = make()
+    weights = read_weights(network, checkpoint, policy, kind)
+    plain = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
+    for name, weight in weights.items():
+        if isinstance(weight, QuantisedWeight):
+            _install(network, name, weight, policy)
+    network.load_state_dict(plain, strict=False, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def read_weights(
+    network: nn.Module, checkpoint: Checkpoint, policy: PrecisionPolicy = BF16, kind: str = ""
+) -> dict[str, Tensor | QuantisedWeight]:
+    """What each parameter of a network (built on meta) is to hold, under its name.
+
+    Raises CheckpointError where a name is missing or unknown, or a shape is another.
+    """
     wanted = network.state_dict()
     _check_names(wanted.keys(), checkpoint)
     shapes = checkpoint.shapes
@@ -93,9 +131,31 @@ def adopt(make: Callable[[], nn.Module], checkpoint: Checkpoint) -> nn.Module:
                 f"{checkpoint.path}: {name} has shape {shapes[name]}; the other tensors ask for "
                 f"{tuple(parameter.shape)}."
             )
-    state = {name: checkpoint.tensor(name).to(parameter.dtype) for name, parameter in wanted.items()}
-    network.load_state_dict(state, assign=True)
-    return network.eval().requires_grad_(False)
+    pattern = KINDS[kind].projections if kind else None
+    return {name: _weight(name, parameter, checkpoint, policy, pattern) for name, parameter in wanted.items()}
+
+
+def _weight(name: str, parameter: Tensor, checkpoint: Checkpoint, policy: PrecisionPolicy, pattern):
+    if pattern is not None and (policy.keeps or policy.quantise) and re.search(pattern, name):
+        stored = checkpoint.quantised(name)
+        if stored is not None and policy.keeps is not None and policy.keeps(stored):
+            return stored
+        if policy.quantise is not None:
+            return policy.quantise(checkpoint.tensor(name))
+    elif policy.keeps and name.endswith(EMBEDDING):
+        stored = checkpoint.quantised(name)
+        if (
+            stored is not None and not stored.scales and can_cut_rows(stored)
+        ):  # GGUF: 256,000 rows of which few are read
+            return stored
+    return checkpoint.tensor(name).to(parameter.dtype)
+
+
+def _install(network: nn.Module, name: str, weight: QuantisedWeight, policy: PrecisionPolicy) -> None:
+    path = name.removesuffix(".weight")
+    is_table = name.endswith(EMBEDDING)
+    layer = QuantisedEmbedding(weight, policy.dtype) if is_table else QuantisedLinear(weight, policy.products)
+    network.set_submodule(path, layer)
 
 
 def settings_beside(checkpoint: Checkpoint, field: str) -> dict | None:

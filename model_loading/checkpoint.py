@@ -13,11 +13,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..kernels.quantised import QuantisedWeight
 from .header import Stored, read_header, read_json
 
 INDEX_SUFFIX = ".safetensors.index.json"
@@ -34,6 +36,8 @@ class Source(Protocol):
     def tensor(self, name: str) -> Tensor: ...
 
     def raw(self, name: str) -> bytes: ...
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor: ...
 
 
 class Checkpoint:
@@ -72,6 +76,22 @@ class Checkpoint:
         """The stored bytes, read without mapping the file: for what is small."""
         stored = self._stored[name]
         return self._sources[stored].raw(stored)
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Rows [start, stop) of the stored tensor, read into memory of their own: the file is not mapped."""
+        stored = self._stored[name]
+        return self._sources[stored].rows(stored, start, stop)
+
+    def read(self, name: str) -> Tensor:
+        """The stored tensor, read in the same way."""
+        shape = self._sources[self._stored[name]].stored(self._stored[name]).shape
+        return self.rows(name, 0, shape[0] if shape else 1)
+
+    def quantised(self, name: str) -> QuantisedWeight | None:
+        """The weight in its stored form where it is quantised, else None; see ``layouts.published``."""
+        stored = self._stored[name]
+        find = getattr(self._sources[stored], "quantised", None)
+        return None if find is None else find(stored)
 
     def renamed(self, names: Mapping[str, str]) -> Checkpoint:
         """A view of the tensors {their name here: their name there}; all others are left out."""
@@ -181,6 +201,20 @@ class _Safetensors:
             file.seek(start + stored.first)
             return file.read(stored.last - stored.first)
 
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        stored, begin = self.stored(name), self._header()[2]
+        if not hasattr(torch, stored.dtype):
+            raise self._unable(name, f"torch {torch.__version__} has no {stored.dtype}")
+        height = stored.shape[0] if stored.shape else 1
+        width = (stored.last - stored.first) // max(height, 1)  # bytes of a row
+        with self.path.open("rb") as file:
+            file.seek(begin + stored.first + start * width)
+            data = torch.from_numpy(np.fromfile(file, np.uint8, (stop - start) * width))
+        if data.numel() != (stop - start) * width:
+            raise self._unable(name, "the file became shorter")
+        shape = (stop - start, *stored.shape[1:]) if stored.shape else ()
+        return data.view(getattr(torch, stored.dtype)).reshape(shape)
+
     def _unable(self, name: str, reason: str) -> CheckpointError:
         return CheckpointError(
             f"{self.path.name} does not give the tensor {name} ({reason}). "
@@ -236,6 +270,10 @@ class _Pickle:
 
     def tensor(self, name: str) -> Tensor:
         return self.tensors[name]
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        tensor = self.tensors[name]
+        return tensor[start:stop] if tensor.ndim else tensor
 
     def raw(self, name: str) -> bytes:
         return bytes(self.tensors[name].flatten().view(torch.uint8).tolist())

@@ -23,6 +23,7 @@ from .checkpoint import INDEX_SUFFIX, Checkpoint, open_checkpoint
 from .find import is_pipeline, part_folder, variant_and_name
 from .keys import Kind, kind_of, map_names, prefix_of
 from .layouts import Layout, read_layout
+from .stored import bytes_of
 
 LAYOUTS = {
     "A": "shards with an index",
@@ -130,7 +131,7 @@ def _inspect_network(
             with torch.device("meta"):
                 state = NETWORKS[kind.name](view).state_dict()
             wanted = {name: tuple(tensor.shape) for name, tensor in state.items()}
-            memory = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+            memory = _memory(kind, state, layout, plain)
             problem = _misfit(wanted, shapes)
         except CheckpointError as error:
             problem = str(error)
@@ -153,6 +154,18 @@ def _inspect_network(
         memory_bytes=memory,
         problem=problem,
     )
+
+
+def _memory(kind: Kind, state, layout: Layout, checkpoint: Checkpoint) -> int:
+    """Bytes as precision "auto" keeps them: quantised projections as they are stored, all else as it is built."""
+    total = 0
+    for name, tensor in state.items():
+        pieces = layout.weights.get(name, ())
+        is_kept = bool(kind.projections and re.search(kind.projections, name)) and all(
+            piece.format for piece in pieces
+        )
+        total += bytes_of(pieces, checkpoint) if is_kept and pieces else tensor.numel() * tensor.element_size()
+    return total
 
 
 def _misfit(wanted, shapes) -> str | None:

@@ -23,6 +23,7 @@ class Kind:
     prefixes: tuple[str, ...]  # what may stand before every name, the longest first
     renames: tuple[tuple[str, str], ...] = ()  # regular expressions, applied after the prefix is gone
     ignored: tuple[str, ...] = ()  # names, as regular expressions, that the network does not have
+    projections: str | None = None  # names, as a regular expression, of the weights that may be quantised
     folder: str = ""  # where a diffusers pipeline folder, one with a model_index.json, keeps it
 
 
@@ -49,6 +50,7 @@ KINDS = {
             "adapter.video_embedder.weight",
             ("model.diffusion_model.", "diffusion_model.", ""),
             renames=QUANTO,
+            projections=r"\.(linear_qkv|linear_proj|up_gate_proj|down_proj)\.weight$",
             folder="transformer",
         ),
         Kind(
@@ -57,6 +59,7 @@ KINDS = {
             "encoder.layers.0.pre_self_attn_layernorm.weight",
             ("model.", ""),
             renames=QUANTO,
+            projections=r"\.(self_attn|mlp)\.\w+_proj\.weight$",
             folder="text_encoder",
             ignored=(r"decoder\.", r"lm_head\.", r"spiece_model$", r"tokenizer_json$"),
         ),

@@ -1,7 +1,7 @@
-"""Every layout and precision a checkpoint is stored in, read as the published one: same names, shapes and values.
+"""Every layout and precision a checkpoint is stored in, recognised by its names, dtypes and scale tensors.
 
-What a file is shows in its names, dtypes and scale tensors; the tables below say how. Nothing is converted
-until a tensor is asked for, and then only that tensor: value = float32(stored) * float32(scale).
+What a file is shows in its tensors; the tables below say how. Reads headers and markers of a few bytes. What the
+tensors then are to the network, with their published names and shapes, is in ``stored``.
 """
 
 from __future__ import annotations
@@ -9,16 +9,15 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ..errors import CheckpointError
+from ..kernels.quantised import GGUF, GROUPS
 from .checkpoint import Checkpoint
-from .header import DTYPES, Stored, parse_json
+from .header import DTYPES, parse_json
 from .keys import KINDS, PARTS, joined
+from .stored import Piece, published_view
 
 # A scale's name -> its weight's, and the layout that writes it so.
 SCALES = (
@@ -26,45 +25,47 @@ SCALES = (
     (r"\._scale$", "", "E"),  # optimum-quanto
     (r"\.weight_scale$", ".weight", "H"),
     (r"\.scale_weight$", ".weight", "H"),  # ComfyUI before its markers
+    (r"\.SCB$", ".weight", None),  # bitsandbytes' INT8: the largest number of each row
 )
-ACTIVATION_SCALE = r"\.(input_scale|output_scale|scale_input)$"  # of no use once weights are de-quantised
+INPUT_SCALE = r"\.(input_scale|scale_input)$"  # of the activations, where the weight is multiplied in FP8
+UNUSED = r"\.(output_scale|weight_format)$"
 MARKER, OLD_MARKER, METADATA = ".comfy_quant", "scaled_fp8", "_quantization_metadata"
 MAX_MARKER_BYTES = 4096
-# What stands beside a weight in formats that are recognised only -> the weight, and the format.
-FOREIGN = (
+# What else stands beside a weight -> the weight, the format, and what ComfyUI and bitsandbytes call it.
+COMPANIONS = (
     (r"\.(weight_scale_2|pre_quant_scale)$", ".weight", "nvfp4"),
-    (r"\.weight_(s_rel|s_channel|codebook)$", ".weight", "asym_w4a8_int8"),
-    (r"\.quant_state\.bitsandbytes__(?:nf4|fp4)$", "", "bitsandbytes 4-bit"),
-    (r"\.(absmax|quant_map|nested_absmax|nested_quant_map)$", "", "bitsandbytes 4-bit"),
+    (r"\.(weight_s_rel|weight_s_channel|weight_codebook)$", ".weight", "asym_w4a8_int8"),
+    (r"\.(quant_state\.bitsandbytes__(?:nf4|fp4))$", "", "nf4"),
+    (r"\.(absmax|quant_map|nested_absmax|nested_quant_map)$", "", "nf4"),
 )
+NF4_STATE = "quant_state.bitsandbytes__"
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
+class Form:
     """How the numbers of one weight are stored."""
 
     dtypes: tuple[str, ...]  # what it may be stored as; uint8 is the same bytes in older files
     precision: str
+    needs: tuple[str, ...] = ("weight_scale",)
 
 
 # ComfyUI's names of what is read; a weight without a marker has the format of its dtype.
-FORMATS = {
-    "float8_e4m3fn": Format(("float8_e4m3fn", "uint8"), "fp8"),
-    "float8_e5m2": Format(("float8_e5m2", "uint8"), "fp8_e5m2"),
-    "int8_tensorwise": Format(("int8",), "int8"),
+FORMS = {
+    "float8_e4m3fn": Form(("float8_e4m3fn", "uint8"), "fp8"),
+    "float8_e5m2": Form(("float8_e5m2", "uint8"), "fp8_e5m2"),
+    "int8_tensorwise": Form(("int8",), "int8"),
+    "nf4": Form(("uint8", "int8"), "nf4", ("absmax", "quant_map")),
+    "mxfp8": Form(("float8_e4m3fn", "uint8"), "mxfp8"),
+    "nvfp4": Form(("uint8", "float4_e2m1fn"), "nvfp4", ("weight_scale", "weight_scale_2")),
+    "convrot_w4a4": Form(("int8", "uint8"), "int4"),
+    "asym_w4a8_int8": Form(("int8", "uint8"), "int4", ("weight_s_rel", "weight_s_channel")),
 }
+BY_NUMBER = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")  # a scale per tensor or per row
+HALVED = ("nvfp4", "convrot_w4a4", "asym_w4a8_int8")  # two numbers a byte
 FORMAT_OF = {name: name for name in ("float8_e4m3fn", "float8_e5m2")} | {"int8": "int8_tensorwise"}
 QUANTISED = {title for bits, title in DTYPES.values() if bits <= 8} - {"bool"}
-PRECISION_OF = {"bfloat16": "bf16"} | {dtype: FORMATS[name].precision for dtype, name in FORMAT_OF.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """One stored tensor and what makes numbers of it."""
-
-    name: str
-    dtype: str  # as it is to be read
-    scale: str | None = None
+PRECISION_OF = {"bfloat16": "bf16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +79,18 @@ class Layout:
 
     def view(self, checkpoint: Checkpoint) -> Checkpoint:
         """The checkpoint under the published names; its tensors are made when they are asked for."""
-        source = _Made(checkpoint, self.weights)
-        return Checkpoint(checkpoint.path, dict.fromkeys(self.weights, source), checkpoint.metadata)
+        return published_view(checkpoint, self.weights)
+
+
+@dataclass(slots=True)
+class _Found:
+    """What the names and markers say, before any weight is looked at."""
+
+    formats: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Mapping] = field(default_factory=dict)
+    scales: dict[str, dict[str, str]] = field(default_factory=dict)  # weight -> {ComfyUI's name: the file's}
+    companions: set[str] = field(default_factory=set)
+    letters: set[str] = field(default_factory=set)
 
 
 def published(checkpoint: Checkpoint) -> Checkpoint:
@@ -96,69 +107,74 @@ def read_layout(checkpoint: Checkpoint) -> Layout:
     Raises CheckpointError where a scale or a part of a split weight is missing, alone or of a wrong shape.
     """
     dtypes, shapes = checkpoint.dtypes, checkpoint.shapes
-    formats, companions = _formats(checkpoint, dtypes)
-    scales, letters = _scales(dtypes)
-    has_scales = bool(scales or formats) or "quantization" in checkpoint.metadata
-    companions |= {*scales.values(), *_activation_scales(dtypes)}
+    found = _Found(companions={OLD_MARKER} & dtypes.keys())
+    _read_scales(found, dtypes)
+    _read_companions(found, dtypes)
+    _read_markers(found, checkpoint)
+    has_scales = bool(found.scales or found.formats) or "quantization" in checkpoint.metadata
     pieces, refusals, sizes = {}, [], Counter()
     for name, dtype in dtypes.items():
-        if name in companions:
+        if name in found.companions:
             continue
-        if dtype not in QUANTISED and name not in formats:
-            pieces[name], precision = Piece(name, dtype), PRECISION_OF.get(dtype, dtype)
-        else:
-            scale, kind = scales.get(name), formats.get(name) or FORMAT_OF.get(dtype, dtype)
-            if kind in FORMATS and scale is not None:
-                kind = _block_format(shapes, dtypes, name, scale) or kind
-            pieces[name] = _quantised(name, dtype, kind, scale, has_scales, refusals)
-            precision = FORMATS[kind].precision if kind in FORMATS else kind
-        sizes[precision] += math.prod(shapes[name])
+        piece = _piece(name, found, checkpoint, dtype, shapes, has_scales, refusals)
+        pieces[name] = piece
+        sizes[_precision(piece)] += math.prod(piece.shape)
     weights = {}
     for name, parts in joined(pieces).items():
         if len(parts) > 1:
-            _check_parts(name, parts, shapes)
-            letters = {"E"}
+            _check_parts(name, parts, {part: pieces[part].shape for part in parts})
+            found.letters.add("E")
         weights[name] = tuple(pieces[part] for part in parts)
-    if not letters and (formats or OLD_MARKER in dtypes):
-        letters = {"H"}
-    if not letters and any(dtypes[name] in QUANTISED for name in pieces):
+    letters = {"E"} if "E" in found.letters else found.letters
+    if not letters and any(piece.format in BY_NUMBER and not piece.scales for piece in pieces.values()):
         letters = {"C"}
     precision = sizes.most_common(1)[0][0] if sizes else "none"
     return Layout(min(letters, default=None), precision, weights, refusals[0] if refusals else None)
 
 
-def _scales(dtypes: Mapping[str, str]) -> tuple[dict[str, str], set[str]]:
-    """({weight: its scale}, the letters of the layouts that name scales so)"""
-    scales, letters = {}, set()
+def _precision(piece: Piece) -> str:
+    if piece.format is None:
+        return PRECISION_OF.get(piece.dtype, piece.dtype)
+    return FORMS[piece.format].precision if piece.format in FORMS else piece.format.removeprefix(GGUF)
+
+
+def _read_scales(found: _Found, dtypes: Mapping[str, str]) -> None:
     for name in dtypes:
         for pattern, ending, letter in SCALES:
-            weight, found = re.subn(pattern, ending, name)
-            if found:
-                if weight in scales:
-                    raise CheckpointError(f"{scales[weight]} and {name} are both scales of {weight}.")
-                scales[weight] = name
-                letters.add(letter)
-    for weight, scale in scales.items():
-        stored = dtypes.get(weight, "not in the file")
-        if stored not in QUANTISED:
-            raise CheckpointError(
-                f"{scale} is the scale of {weight}, which is {stored}; a quantised weight is expected."
-            )
-    return scales, letters
+            weight, fits = re.subn(pattern, ending, name)
+            if not fits:
+                continue
+            if weight in found.scales:
+                other = next(iter(found.scales[weight].values()))
+                raise CheckpointError(f"{other} and {name} are both scales of {weight}.")
+            stored = dtypes.get(weight, "not in the file")
+            if stored not in QUANTISED:
+                raise CheckpointError(
+                    f"{name} is the scale of {weight}, which is {stored}; a quantised weight is expected."
+                )
+            found.scales[weight] = {"weight_scale": name}
+            found.companions.add(name)
+            found.letters |= {letter} - {None}
 
 
-def _activation_scales(dtypes: Mapping[str, str]):
-    """Those that stand beside a quantised weight; any other is an unknown tensor."""
+def _read_companions(found: _Found, dtypes: Mapping[str, str]) -> None:
     for name in dtypes:
-        weight, found = re.subn(ACTIVATION_SCALE, ".weight", name)
-        if found and dtypes.get(weight) in QUANTISED:
-            yield name
+        for pattern, ending, kind in COMPANIONS:
+            if (match := re.search(pattern, name)) and name[: match.start()] + ending in dtypes:
+                weight = name[: match.start()] + ending
+                found.scales.setdefault(weight, {})[match[1]] = name
+                found.formats.setdefault(weight, kind)
+                found.companions.add(name)
+        for pattern in (INPUT_SCALE, UNUSED):  # beside a quantised weight; any other is an unknown tensor
+            weight, fits = re.subn(pattern, ".weight", name)
+            if fits and dtypes.get(weight) in QUANTISED:
+                found.companions.add(name)
+                if pattern == INPUT_SCALE and weight in found.scales and dtypes[weight].startswith("float8"):
+                    found.scales[weight]["input_scale"] = name
 
 
-def _formats(checkpoint: Checkpoint, dtypes: Mapping[str, str]) -> tuple[dict[str, str], set[str]]:
-    """({weight: its format's name}, the tensors that say so)"""
-    said: dict[str, object] = {}
-    companions = {OLD_MARKER} & dtypes.keys()
+def _read_markers(found: _Found, checkpoint: Checkpoint) -> None:
+    dtypes, said = checkpoint.dtypes, {}
     if METADATA in checkpoint.metadata:
         layers = _json(checkpoint.metadata[METADATA], METADATA).get("layers")
         if not isinstance(layers, dict):
@@ -169,16 +185,14 @@ def _formats(checkpoint: Checkpoint, dtypes: Mapping[str, str]) -> tuple[dict[st
         if name.endswith(MARKER):
             if dtypes[name] not in ("uint8", "int8") or math.prod(shape) > MAX_MARKER_BYTES:
                 raise CheckpointError(f"{name} of shape {list(shape)} and {dtypes[name]} is not a marker.")
-            companions.add(name)
+            found.companions.add(name)
             said[name.removesuffix(MARKER)] = _json(checkpoint.raw(name), name)
-    formats = {f"{layer}.weight": _format_name(layer, settings) for layer, settings in said.items()}
-    for name in dtypes:
-        for pattern, ending, kind in FOREIGN:
-            weight, found = re.subn(pattern, ending, name)
-            if found:
-                companions.add(name)
-                formats.setdefault(weight, kind)
-    return {weight: kind for weight, kind in formats.items() if weight in dtypes}, companions
+    for layer, settings in said.items():
+        weight = f"{layer}.weight"
+        if weight in dtypes:
+            found.formats[weight], found.settings[weight] = _format_and_settings(layer, settings)
+    if OLD_MARKER in dtypes or any(kind != "nf4" for kind in found.formats.values()):
+        found.letters = found.letters or {"H"}
 
 
 def _without_prefix(layer: str, dtypes) -> str:
@@ -187,14 +201,18 @@ def _without_prefix(layer: str, dtypes) -> str:
     return next((name for name in names if f"{name}.weight" in dtypes), layer)
 
 
-def _format_name(layer: str, settings) -> str:
+def _format_and_settings(layer: str, settings) -> tuple[str, Mapping]:
     kind = settings.get("format") if isinstance(settings, dict) else None
     if not isinstance(kind, str):
         raise CheckpointError(f"The marker of {layer} names no format.")
-    parameters = settings.get("params")
-    parameters = parameters if isinstance(parameters, dict) else {}
-    is_rotated = settings.get("convrot", parameters.get("convrot", False))
-    return "int8_convrot" if kind == "int8_tensorwise" and is_rotated else kind[:60]
+    inner = settings.get("params")
+    merged = {**(inner if isinstance(inner, dict) else {}), **settings}
+    numbers = ("convrot_groupsize", "quant_group_size", "group_size", "blocksize")
+    for name in numbers:
+        if name in merged and not (type(merged[name]) is int and 0 < merged[name] <= 65536):
+            raise CheckpointError(f"The marker of {layer} has a {name} that is no size.")
+    known = (*numbers, "convrot", "linear_dtype", "orig_shape")
+    return kind[:60], {name: merged[name] for name in known if name in merged}
 
 
 def _json(text: str | bytes, name: str) -> dict:
@@ -202,6 +220,100 @@ def _json(text: str | bytes, name: str) -> dict:
         return parse_json(text)
     except ValueError as error:
         raise CheckpointError(f"{name} cannot be read as JSON ({error}).") from None
+
+
+def _piece(name, found: _Found, checkpoint: Checkpoint, dtype, shapes, has_scales, refusals) -> Piece:
+    shape = shapes[name]
+    if dtype.startswith(GGUF):
+        return Piece(name, dtype, shape, dtype)
+    if dtype not in QUANTISED and name not in found.formats:
+        return Piece(name, dtype, shape)
+    scales, kind = found.scales.get(name, {}), found.formats.get(name) or FORMAT_OF.get(dtype, dtype)
+    if kind in BY_NUMBER and "weight_scale" in scales:
+        kind = _block_format(shapes, checkpoint.dtypes, name, scales["weight_scale"]) or kind
+    if kind not in FORMS:
+        refusals.append(
+            f"{name} is stored as {kind}, which is not known. Use a bf16, FP8, INT8 or NF4 file of this model, or "
+            "convert this one with the program that made it."
+        )
+        return Piece(name, kind, shape)
+    stored = FORMS[kind]
+    if dtype not in stored.dtypes:
+        raise CheckpointError(f"{name} is said to be {kind} and is stored as {dtype}; download it again.")
+    missing = [need for need in stored.needs if need not in scales]
+    if missing and (kind not in BY_NUMBER or has_scales or dtype == "int8"):
+        raise CheckpointError(
+            f"{name} is quantised ({kind}) and its {missing[0].replace('weight_scale', 'scale')} is missing; "
+            "without it the model makes noise. Download the file again."
+        )
+    settings = found.settings.get(name, {})
+    if kind == "nf4":
+        shape, settings = _read_nf4_state(name, scales, checkpoint, shape)
+    else:
+        shape = _logical_shape(name, kind, shape, settings)
+    as_dtype = kind if kind in BY_NUMBER and dtype == "uint8" else dtype
+    if kind == "mxfp8":
+        as_dtype = "float8_e4m3fn"
+    is_largest = any(scale.endswith(".SCB") for scale in scales.values())
+    return Piece(name, as_dtype, shape, kind, dict(scales), settings, 1 / 127 if is_largest else 1.0)
+
+
+def _logical_shape(name: str, kind: str, shape: Sequence[int], settings: Mapping) -> tuple[int, ...]:
+    """The shape of the weight that a packed or padded tensor stands for."""
+    if len(shape) != 2 and (kind in HALVED or settings.get("convrot")):
+        raise CheckpointError(f"{name} of shape {list(shape)} is said to be {kind}; a matrix is expected.")
+    group = settings.get("convrot_groupsize", 256)
+    if settings.get("convrot") and (group not in GROUPS or shape[1] % group):
+        raise CheckpointError(
+            f"{name} is said to be rotated in groups of {group}, a power of 4 up to 256 that divides its "
+            f"{shape[1]} columns; it does not."
+        )
+    whole = (shape[0], shape[1] * 2) if kind in HALVED else tuple(shape)
+    original = settings.get("orig_shape")
+    if original is None:
+        return whole
+    if (
+        not isinstance(original, list)
+        or len(original) != len(whole)
+        or not all(type(size) is int and 0 < size <= has for size, has in zip(original, whole, strict=True))
+    ):
+        raise CheckpointError(
+            f"The marker of {name} gives the original shape {str(original)[:60]}; it does not fit {list(whole)}."
+        )
+    if original[0] != whole[0] and kind == "int8_tensorwise":
+        raise CheckpointError(f"{name} has {whole[0]} rows and its marker says {original[0]}.")
+    return tuple(original)
+
+
+def _read_nf4_state(name: str, scales: dict[str, str], checkpoint: Checkpoint, shape):
+    """(shape, settings) from bitsandbytes' own JSON beside the weight, or from the marker of our files."""
+    state_name = next((scales.pop(key) for key in list(scales) if key.startswith(NF4_STATE)), None)
+    if state_name is None:
+        raise CheckpointError(f"{name} is 4-bit and its quant_state is missing; download the file again.")
+    if math.prod(checkpoint.shapes[state_name]) > MAX_MARKER_BYTES:
+        raise CheckpointError(f"{state_name} is too large for what it should say.")
+    state = _json(checkpoint.raw(state_name), state_name)
+    size, block, kind = state.get("shape"), state.get("blocksize"), state.get("quant_type")
+    count = math.prod(shape)
+    if (
+        not (isinstance(size, list) and len(size) == 2 and all(type(n) is int and n > 0 for n in size))
+        or not (type(block) is int and 0 < block <= 4096)
+        or kind not in ("nf4", "fp4")
+        or (math.prod(size) + 1) // 2 != count
+    ):
+        raise CheckpointError(f"{state_name} does not describe {name}, which has {count:,} bytes.")
+    blocks = -(-math.prod(size) // block)
+    if math.prod(checkpoint.shapes[scales["absmax"]]) != blocks or checkpoint.shapes[scales["quant_map"]] != (
+        16,
+    ):
+        raise CheckpointError(f"{scales['absmax']} does not hold one number for each of {blocks:,} blocks.")
+    settings = {"blocksize": block, "quant_type": kind}
+    if "nested_absmax" in scales:
+        nested, offset = state.get("nested_blocksize"), state.get("nested_offset", 0.0)
+        if not (type(nested) is int and 0 < nested <= 65536 and isinstance(offset, int | float)):
+            raise CheckpointError(f"{state_name} does not say how the scales of {name} are stored.")
+        settings |= {"nested_blocksize": nested, "nested_offset": float(offset)}
+    return tuple(size), settings
 
 
 def _block_format(shapes, dtypes, weight: str, scale: str) -> str | None:
@@ -219,23 +331,6 @@ def _block_format(shapes, dtypes, weight: str, scale: str) -> str | None:
     )
 
 
-def _quantised(name, dtype, kind, scale, has_scales, refusals: list[str]) -> Piece:
-    if kind not in FORMATS:
-        refusals.append(
-            f"{name} is stored as {kind}: this is recognised, and cannot be loaded yet. Use a bf16, FP8 or plain "
-            "INT8 file of this model."
-        )
-        return Piece(name, dtype, scale)
-    if dtype not in FORMATS[kind].dtypes:
-        raise CheckpointError(f"{name} is said to be {kind} and is stored as {dtype}; download it again.")
-    if scale is None and (has_scales or dtype == "int8"):
-        raise CheckpointError(
-            f"{name} is quantised ({dtype}) and its scale is missing; without it the model makes noise. "
-            "Download the file again."
-        )
-    return Piece(name, kind if dtype == "uint8" else dtype, scale)
-
-
 def _check_parts(name: str, parts: tuple[str, ...], shapes) -> None:
     """Each modality's parts have the same sizes, and q, k, v and g the sizes of heads."""
     first, width = parts[: len(PARTS)] if len(parts) % len(PARTS) == 0 else parts[:1], shapes[parts[0]][1:]
@@ -250,45 +345,3 @@ def _check_parts(name: str, parts: tuple[str, ...], shapes) -> None:
             raise CheckpointError(
                 f"{name} has parts of {q}, {k}, {v} and {gates} rows, which are not q, k, v and one gate per head."
             )
-
-
-class _Made:
-    """Tensors made from their pieces when they are asked for."""
-
-    def __init__(self, checkpoint: Checkpoint, weights: Mapping[str, tuple[Piece, ...]]):
-        self._checkpoint, self._weights, self._shapes = checkpoint, weights, checkpoint.shapes
-
-    def stored(self, name: str) -> Stored:
-        pieces = self._weights[name]
-        shapes = [self._shapes[piece.name] for piece in pieces]
-        dtypes = {"float32" if piece.dtype in QUANTISED else piece.dtype for piece in pieces}
-        rows = (sum(shape[0] for shape in shapes), *shapes[0][1:]) if len(shapes) > 1 else shapes[0]
-        return Stored(dtypes.pop() if len(dtypes) == 1 else "float32", rows)
-
-    def raw(self, name: str) -> bytes:
-        return bytes(self.tensor(name).flatten().view(torch.uint8).tolist())
-
-    def tensor(self, name: str) -> Tensor:
-        parts = [self._numbers(piece) for piece in self._weights[name]]
-        if len(parts) == 1:
-            return parts[0]
-        return torch.cat([part.to(getattr(torch, self.stored(name).dtype)) for part in parts])
-
-    def _numbers(self, piece: Piece) -> Tensor:
-        stored = self._checkpoint.tensor(piece.name)
-        if piece.dtype not in QUANTISED:
-            return stored
-        stored = stored.view(getattr(torch, piece.dtype))
-        values = stored.float()
-        if piece.scale is None:
-            # Only a scale makes weights use the whole range; cast as they are, none of them comes near it.
-            if values.numel() and values.abs().max() >= torch.finfo(stored.dtype).max:
-                raise CheckpointError(
-                    f"{piece.name} fills the range of {piece.dtype}, so it was scaled, and its scale is missing; "
-                    "without it the model makes noise."
-                )
-            return values
-        scale = self._checkpoint.tensor(piece.scale).float()
-        if not (scale.isfinite() & (scale >= 0)).all():
-            raise CheckpointError(f"{piece.scale} holds a scale that is negative or not a number.")
-        return values.mul_(scale.view(-1, *[1] * (values.ndim - 1)) if scale.numel() > 1 else scale.view(()))

@@ -39,14 +39,19 @@ def full_path(kind: str, name: str) -> str:
     return folder_paths.get_full_path_or_raise(kind, name)
 
 
-def precision_input() -> io.Combo.Input:
+def precision_input(options=tuple(PRECISIONS)) -> io.Combo.Input:
+    """Of a transformer or text encoder; a decoder has no quantised form."""
     return io.Combo.Input(
         "precision",
-        options=list(PRECISIONS),
-        default="bf16",
+        options=list(options),
+        default=options[0],
         optional=True,
         advanced=True,
-        tooltip="bf16 is how the model was published; float32 needs twice the memory and is for comparison.",
+        tooltip="auto keeps the large weights as the file has them. bf16 is how the model was published; fp8 halves "
+        "and nf4 quarters what it takes; int8 halves it and is fast on every card since RTX 20; fp8_fast also "
+        "rounds what is multiplied, for speed on RTX 40 and later; float32 is for comparison."
+        if "auto" in options
+        else "bf16 is how the decoder was published; float32 needs twice the memory and is for comparison.",
     )
 
 
@@ -80,7 +85,7 @@ class HappyHorseModelLoader(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model_name, variant, precision="bf16") -> io.NodeOutput:
+    def execute(cls, model_name, variant, precision="auto") -> io.NodeOutput:
         variant = transformer.variant_of(model_name, variant)
         path = full_path("diffusion_models", model_name)
         return io.NodeOutput(transformer.load_model(path, variant, precision))
@@ -125,7 +130,7 @@ class HappyHorseTextEncoderLoader(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, text_encoder_name, precision="bf16", device="default", tokenizer_file=""
+        cls, text_encoder_name, precision="auto", device="default", tokenizer_file=""
     ) -> io.NodeOutput:
         path = full_path("text_encoders", text_encoder_name)
         return io.NodeOutput(text_encoder.load_clip(path, precision, tokenizer_file or None, device))
@@ -147,7 +152,7 @@ class HappyHorseVideoDecoderLoader(io.ComfyNode):
                     options=folder_paths.get_filename_list("vae"),
                     tooltip="A file in models/vae.",
                 ),
-                precision_input(),
+                precision_input(("bf16", "float32")),
             ],
             outputs=[io.Vae.Output()],
         )

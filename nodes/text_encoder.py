@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import comfy.model_management
@@ -16,7 +17,8 @@ from ..model.text_encoder import T5GemmaConfig, T5GemmaEncoder
 from ..model_loading import builder
 from ..model_loading.checkpoint import open_checkpoint
 from ..model_loading.precision import PRECISIONS
-from .transformer import HostLayers
+from .quantised import load_weights
+from .transformer import layers_for
 
 KEY = "t5gemma"  # of our token lists in the host's dict
 EMPTY_KEY = "t5gemma_empty"  # the same for an empty text, which stands for the default negative prompt
@@ -26,12 +28,12 @@ EMPTY = "happyhorse_empty_prompt"  # in a conditioning made of an empty text
 class HostTextEncoder(nn.Module):
     """What a CLIP calls: token lists in, rows of features out."""
 
-    def __init__(self, config: T5GemmaConfig, dtype: torch.dtype):
+    def __init__(self, config: T5GemmaConfig, dtype: torch.dtype, layers):
         super().__init__()
         self.dtypes = {dtype}
         self.dtype = dtype
         with torch.device("meta"):
-            self.transformer = T5GemmaEncoder(config, ops=HostLayers, dtype=dtype)
+            self.transformer = T5GemmaEncoder(config, ops=layers, dtype=dtype)
         self.device = None
 
     def set_clip_options(self, options):
@@ -53,10 +55,10 @@ class HostTextEncoder(nn.Module):
         rows = rows[None].to(comfy.model_management.intermediate_device())
         return rows, None, {EMPTY: True} if is_empty else {}
 
-    def load_sd(self, state):
-        found = self.transformer.load_state_dict(state, strict=False, assign=True)
+    def load_sd(self, weights):
+        load_weights(self.transformer, weights)
         self.requires_grad_(False)
-        return found
+        return [], []  # names that were missing or unknown ended in an error before
 
     def memory_estimation_function(self, tokens, device=None):
         """Bytes of activations: a few float32 copies of the widest layer for each token."""
@@ -92,9 +94,11 @@ class HostTokenizer:
 class _Target:
     """What comfy.sd.CLIP asks for: how to make the model and the tokeniser."""
 
-    def __init__(self, config: T5GemmaConfig, dtype: torch.dtype, tokenizer):
+    def __init__(self, config: T5GemmaConfig, dtype: torch.dtype, layers, tokenizer):
         self.params = {}
-        self.clip = lambda device=None, dtype=dtype, model_options=None: HostTextEncoder(config, self.dtype)
+        self.clip = lambda device=None, dtype=dtype, model_options=None: HostTextEncoder(
+            config, self.dtype, layers
+        )
         self.tokenizer = lambda embedding_directory=None, tokenizer_data=None: HostTokenizer(tokenizer)
         self.dtype = dtype
 
@@ -103,17 +107,21 @@ def load_clip(path: str, precision: str, tokenizer_file: str | None, device: str
     """A CLIP for the T5Gemma encoder at ``path``; ``device`` is "default" or "cpu"."""
     stored = open_checkpoint(path)
     embedded = {name: stored.tensor(name) for name in EMBEDDED_NAMES if name in stored.names}
-    dtype = PRECISIONS[precision].dtype
-    encoder = builder.load_text_encoder(path, PRECISIONS[precision])
+    # As in the host's own encoders, activations are never quantised: it runs once a prompt.
+    policy = replace(PRECISIONS[precision], products="weights")
+    checkpoint = builder.open_kind(path, "text_encoder")
+    config = builder.text_encoder_config(checkpoint)
+    with torch.device("meta"):
+        network = T5GemmaEncoder(config, dtype=policy.dtype)
+    weights = builder.read_weights(network, checkpoint, policy, "text_encoder")
     named = None if tokenizer_file is None else Path(tokenizer_file)
-    tokenizer = find_tokenizer(Path(path), embedded, named, rows=encoder.config.vocab_size)
-    options = {"dtype": dtype, "initial_device": torch.device("cpu")}
+    tokenizer = find_tokenizer(Path(path), embedded, named, rows=config.vocab_size)
+    options = {"dtype": policy.dtype, "initial_device": torch.device("cpu")}
     if device == "cpu":
         options["load_device"] = options["offload_device"] = torch.device("cpu")
-    state = encoder.state_dict()
-    parameters = sum(tensor.numel() for tensor in state.values())
-    target = _Target(encoder.config, dtype, tokenizer)
-    clip = comfy.sd.CLIP(target, parameters=parameters, state_dict=[state], model_options=options)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    target = _Target(config, policy.dtype, layers_for(weights, policy), tokenizer)
+    clip = comfy.sd.CLIP(target, parameters=parameters, state_dict=[weights], model_options=options)
     clip.patcher.cached_patcher_init = (_load_again, (path, precision, tokenizer_file, device))
     return clip
 

@@ -21,11 +21,12 @@ import comfy.patcher_extension
 import comfy.supported_models_base
 import comfy.utils
 import torch
-import torch.nn.functional as F
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
 from ..errors import CheckpointError, ConditioningError
+from ..kernels import modality_linear
+from ..kernels.quantised import QuantisedWeight
 from ..model.config import MODALITIES, VARIANTS, TransformerConfig
 from ..model.layers import Context
 from ..model.sequence import SequenceLayout
@@ -33,8 +34,9 @@ from ..model.transformer import JointTransformer
 from ..model.video_latent import denormalise, normalise
 from ..model_loading import builder
 from ..model_loading.find import variant_hint
-from ..model_loading.precision import PRECISIONS
+from ..model_loading.precision import PRECISIONS, PrecisionPolicy
 from ..sampling.schedule import SHIFT, SIGMA_MAX
+from .quantised import describe, host_layers, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -54,10 +56,15 @@ class HostLayers:
         def forward(self, x: Tensor, sizes) -> Tensor:
             comfy.ops.run_every_op()
             weight, bias, stream = comfy.ops.cast_bias_weight(self, x, offloadable=True)
-            runs = zip(x.split(list(sizes)), weight.chunk(MODALITIES), strict=True)
-            out = torch.cat([F.linear(rows, matrix) for rows, matrix in runs])
+            out = modality_linear(x, weight, sizes)
             comfy.ops.uncast_bias_weight(self, weight, bias, stream)
             return out
+
+
+def layers_for(weights, policy: PrecisionPolicy):
+    """The host's plain layers, or those that hold quantised weights where there are any."""
+    is_quantised = any(isinstance(weight, QuantisedWeight) for weight in weights.values())
+    return host_layers(policy) if is_quantised else HostLayers
 
 
 class HostTransformer(JointTransformer):
@@ -204,19 +211,23 @@ class HostConfig(comfy.supported_models_base.BASE):
     custom_operations = HostLayers
 
 
-def load_model(path: str, variant: str, precision: str = "bf16"):
+def load_model(path: str, variant: str, precision: str = "auto"):
     """A ModelPatcher for the checkpoint at ``path``, of a variant that ``variant_of`` decided."""
     checkpoint = builder.open_kind(path, "transformer")
     config = TransformerConfig.from_shapes(checkpoint.shapes, VARIANTS[variant])
-    dtype = PRECISIONS[precision].dtype
-    state = builder.adopt(lambda: JointTransformer(config, dtype=dtype), checkpoint).state_dict()
+    policy = PRECISIONS[precision]
+    with torch.device("meta"):
+        network = JointTransformer(config, dtype=policy.dtype)
+    weights = builder.read_weights(network, checkpoint, policy, "transformer")
 
     host_config = HostConfig({"image_model": "happyhorse", "config": config})
-    host_config.set_inference_dtype(dtype, None)
+    host_config.set_inference_dtype(policy.dtype, None)
+    host_config.custom_operations = layers_for(weights, policy)
     model = HostModel(host_config, variant)
-    model.diffusion_model.load_state_dict(state, strict=False, assign=True)
+    load_weights(model.diffusion_model, weights)
     model.diffusion_model.requires_grad_(False)
-    logger.info("%s: %s, %d layers, %s", Path(path).name, variant, len(config.blocks), precision)
+    stored = describe(weights)
+    logger.info("%s: %s, %d layers, %s", Path(path).name, variant, len(config.blocks), stored)
     patcher = comfy.model_patcher.CoreModelPatcher(
         model,
         load_device=comfy.model_management.get_torch_device(),

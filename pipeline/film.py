@@ -93,7 +93,7 @@ def make_film(
     path: str | Path,
     *,
     device: str | torch.device = "cpu",
-    policy: PrecisionPolicy = PRECISIONS["bf16"],
+    policy: PrecisionPolicy = PRECISIONS["auto"],
     save_latents: str | Path | None = None,
     report: Report = lambda stage, done, total: None,
 ) -> Film:

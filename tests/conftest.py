@@ -23,6 +23,44 @@ def root() -> Path:
     return ROOT
 
 
+def load(name: str):
+    """A module of these tests that is no test: importlib mode gives them no package to import it from."""
+    place = importlib.util.spec_from_file_location(f"happyhorse_tests_{name}", ROOT / "tests" / f"{name}.py")
+    sys.modules[place.name] = module = importlib.util.module_from_spec(place)
+    place.loader.exec_module(module)
+    return module
+
+
+def pytest_generate_tests(metafunc):
+    """A test that takes ``title`` runs for every form of a transformer's file."""
+    if "title" in metafunc.fixturenames:
+        metafunc.parametrize("title", load("forms").FORMS)
+
+
+@pytest.fixture(scope="session")
+def definition():
+    """tests/definition.py: the transformer in float64."""
+    return load("definition")
+
+
+@pytest.fixture(scope="session")
+def form_writer():
+    """tests/forms.py: a transformer in every layout and precision."""
+    return load("forms")
+
+
+@pytest.fixture(scope="session")
+def forms(form_writer):
+    """{title: Form}"""
+    return form_writer.FORMS
+
+
+@pytest.fixture(scope="session")
+def as_stored(form_writer):
+    """``as_stored(state, form)``: tensors, metadata and what they mean in float64."""
+    return form_writer.stored_as
+
+
 @pytest.fixture(scope="session")
 def close():
     """``close(actual, reference, limit)``: max |difference| <= limit * max |reference|, shapes equal."""

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "model_loading": LEAVES | {"model", "kernels"},
     "pipeline": LEAVES | {"model", "media", "sampling", "conditioning", "model_loading"},
     "cli": LEAVES | {"pipeline", "conditioning", "model_loading", "media"},
-    "nodes": LEAVES | {"pipeline", "model", "media", "sampling", "conditioning", "model_loading"},
+    "nodes": LEAVES | {"pipeline", "kernels", "model", "media", "sampling", "conditioning", "model_loading"},
 }
 HOST = {
     "comfy",

@@ -92,14 +92,13 @@ def test_a_shape_that_is_off_is_a_problem(state, tmp_path):
     assert found.missing == () and "final_linear_audio.weight has shape [65, 64]" in found.problem
 
 
-def test_what_cannot_be_loaded_yet_is_still_recognised(state, forms, as_stored, write_form):
+def test_what_cannot_be_loaded_is_still_recognised(state, forms, as_stored, write_form):
     tensors, metadata, _ = as_stored(state, forms["H int8"])
     for name in [name for name in tensors if name.endswith(".comfy_quant")]:
-        text = json.dumps({"format": "int8_tensorwise", "convrot": True})
-        tensors[name] = torch.tensor(list(text.encode()), dtype=torch.uint8)
+        tensors[name] = torch.tensor(list(json.dumps({"format": "int3_magic"}).encode()), dtype=torch.uint8)
     found = inspect_file(write_form(tensors, metadata, forms["H int8"]))
-    assert (found.layout, found.precision, found.missing) == ("H", "int8_convrot", ())
-    assert "cannot be loaded yet" in found.problem
+    assert (found.layout, found.precision, found.missing) == ("H", "int3_magic", ())
+    assert "which is not known" in found.problem
 
 
 def test_a_missing_scale_is_an_error_that_names_the_kind(state, forms, as_stored, write_form):

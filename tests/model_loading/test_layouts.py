@@ -37,8 +37,15 @@ def written(state, forms, as_stored, write_form):
     return run
 
 
-def difference(path, values, policy="bf16"):
-    """Names of the tensors that are not exactly the values, rounded to float32 and then to the network's dtype."""
+INEXACT = ("H int8 convrot", "H int8 convrot marked", "F int8 of bitsandbytes")
+
+
+def difference(path, values, policy="bf16", title=""):
+    """Names of the tensors that are not exactly the values, rounded to float32 and then to the network's dtype.
+
+    What is rotated back or divided by 127 in float32 may differ from float64's value by float32's rounding, which
+    can fall to the other side of a tie in bfloat16.
+    """
     network = builder.load_transformer(path, "distilled", PRECISIONS[policy])
     loaded = network.state_dict()
     assert loaded.keys() == values.keys()
@@ -46,18 +53,26 @@ def difference(path, values, policy="bf16"):
         name
         for name, tensor in loaded.items()
         if not torch.equal(tensor, values[name].float().to(tensor.dtype))
+        and not (title in INEXACT and is_near(tensor, values[name]))
     ]
 
 
-@pytest.mark.parametrize("policy", PRECISIONS)
+def is_near(tensor, values):
+    difference = tensor.double() - values
+    if tensor.dtype == torch.float32:
+        return difference.abs().max() <= 1e-6 * values.abs().max()
+    return bool((difference.abs() <= 2**-8 * values.abs() + 1e-6 * values.abs().max()).all())
+
+
+@pytest.mark.parametrize("policy", ["bf16", "float32"])
 def test_every_form_holds_its_values_exactly(written, title, policy):
     path, values = written(title)
-    assert difference(path, values, policy) == []
+    assert difference(path, values, policy, title) == []
 
 
 def test_float32_stays_float32_and_projections_follow_the_policy(written, title):
     path, _ = written(title)
-    dtypes = builder.load_transformer(path, "base").state_dict()
+    dtypes = builder.load_transformer(path, "base", PRECISIONS["bf16"]).state_dict()
     large = [name for name, tensor in dtypes.items() if tensor.dtype == torch.bfloat16]
     assert len(large) == 4 * 8
     assert all(tensor.dtype == torch.float32 for name, tensor in dtypes.items() if name not in large)
@@ -211,50 +226,13 @@ def test_what_is_broken_is_named(written, fault):
         builder.load_transformer(path, "distilled")
 
 
-def marked(settings, **extra):
-    """Change one layer of an H file to a format that is only recognised."""
-
+def test_a_format_of_tomorrow_is_refused_by_name(written):
     def change(tensors, _):
-        layer = "diffusion_model.block.layers.3.mlp.down_proj"
-        tensors[f"{layer}.comfy_quant"] = torch.tensor(list(json.dumps(settings).encode()), dtype=torch.uint8)
-        for name, tensor in extra.items():
-            tensors[f"{layer}.{name}"] = tensor
+        marker = torch.tensor(list(b'{"format": "int3_magic"}'), dtype=torch.uint8)
+        tensors["diffusion_model.block.layers.3.mlp.down_proj.comfy_quant"] = marker
 
-    return change
-
-
-UINT8 = torch.zeros(64, 84, dtype=torch.uint8)
-BLOCKS = torch.zeros(64, 6, dtype=torch.uint8)
-FOREIGN = {
-    "nvfp4": marked(
-        {"format": "nvfp4"},
-        weight=UINT8,
-        weight_scale=torch.zeros(64, 11).to(torch.float8_e4m3fn),
-        weight_scale_2=torch.ones(()),
-    ),
-    "mxfp8": marked({"format": "mxfp8"}, weight_scale=BLOCKS),
-    "int8_convrot": marked(
-        {"format": "int8_tensorwise", "convrot": True, "convrot_groupsize": 256},
-        weight=torch.zeros(64, 256, dtype=torch.int8),
-        weight_scale=torch.ones(64, 1),
-    ),
-    "convrot_w4a4": marked(
-        {"format": "convrot_w4a4"}, weight=UINT8.to(torch.int8), weight_scale=torch.ones(64, 4)
-    ),
-    "asym_w4a8_int8": marked(
-        {"format": "asym_w4a8_int8"},
-        weight=UINT8.to(torch.int8),
-        weight_s_rel=BLOCKS,
-        weight_s_channel=torch.ones(64),
-    ),
-    "a_format_of_tomorrow": marked({"format": "a_format_of_tomorrow"}),
-}
-
-
-@pytest.mark.parametrize("name", FOREIGN)
-def test_formats_that_are_recognised_only(written, name):
-    path, _ = written("H fp8", FOREIGN[name])
-    with pytest.raises(CheckpointError, match=rf"{SHARED} is stored as {name}: .* cannot be loaded yet"):
+    path, _ = written("H fp8", change)
+    with pytest.raises(CheckpointError, match=rf"{SHARED} is stored as int3_magic, which is not known"):
         builder.load_transformer(path, "distilled")
 
 
@@ -263,7 +241,9 @@ def test_metadata_names_layers_with_and_without_the_prefix(written, prefix):
     layer = SHARED.removesuffix(".weight")
     text = json.dumps({"layers": {prefix + layer: {"format": "int8_tensorwise", "convrot": True}}})
     path, _ = written("H int8 rows", lambda _, metadata: metadata.update(_quantization_metadata=text))
-    with pytest.raises(CheckpointError, match=f"{SHARED} is stored as int8_convrot"):
+    with pytest.raises(
+        CheckpointError, match=rf"{SHARED} is said to be rotated in groups of 256.* 168 columns"
+    ):
         builder.load_transformer(path, "distilled")
 
 
@@ -308,7 +288,7 @@ def test_planted_faults_are_seen_by_the_comparison(written, fault):
     assert set(difference(path, values)) == names
 
 
-SIGNS = (".comfy_quant", "scaled_fp8", ".input_scale", ".output_scale")
+SIGNS = (".comfy_quant", "scaled_fp8", ".input_scale", ".output_scale", ".weight_format", ".bitsandbytes__nf4")
 
 
 class Headers:
@@ -321,7 +301,7 @@ class Headers:
         return Stored(str(self.tensors[name].dtype).removeprefix("torch."), tuple(self.tensors[name].shape))
 
     def raw(self, name):
-        assert name.endswith(".comfy_quant")
+        assert name.endswith((".comfy_quant", ".bitsandbytes__nf4"))
         return bytes(self.tensors[name].tolist())
 
 
@@ -343,10 +323,14 @@ def test_the_published_key_list_maps_both_ways(title, forms, as_stored):
     view = layout.view(checkpoint.renamed(names))
     assert view.shapes == {name: tuple(entry["shape"]) for name, entry in keys.items()}
     assert layout.precision == form.precision
-    assert layout.letter == (form.letter if form.letter in "CDE" or form.scale else None)
+    assert layout.letter == (
+        form.letter if form.letter in "CDE" or (form.letter == "H" and form.scale) else None
+    )
     # And back: every tensor of the file is a piece, a scale or a sign of exactly one published tensor.
     used = [piece.name for pieces in layout.weights.values() for piece in pieces]
-    scales = [piece.scale for pieces in layout.weights.values() for piece in pieces if piece.scale]
+    scales = [
+        scale for pieces in layout.weights.values() for piece in pieces for scale in piece.scales.values()
+    ]
     signs = [name for name in names.values() if name.endswith(SIGNS)]
     assert sorted(used + scales + signs) == sorted(names.values())
     if form.is_split:
@@ -382,7 +366,7 @@ def test_a_text_encoder_of_quanto_int8(tiny_models, tmp_path):
                 stored[name] = tensor
     save_file(stored, tmp_path / "x.safetensors")
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
-    loaded = builder.load_text_encoder(tmp_path / "x.safetensors").state_dict()
+    loaded = builder.load_text_encoder(tmp_path / "x.safetensors", PRECISIONS["bf16"]).state_dict()
     assert loaded.keys() == values.keys()
     for name, tensor in loaded.items():
         assert torch.equal(tensor, values[name].float().to(tensor.dtype)), name
