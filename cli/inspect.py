@@ -57,7 +57,10 @@ def sentences(path: Path, found: Inspection) -> list[str]:
             lines.append(f"{title}: {len(names)} (first: {names[0]}).")
     if found.problem:
         lines.append(f"Problem: {found.problem}")
-    size = found.memory_bytes
-    memory = f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB"
-    lines.append(f"Memory: {memory} for the weights once loaded.")
+    lines.append(f"Memory: {size(found.memory_bytes)} for the weights once loaded.")
     return lines
+
+
+def size(count: int) -> str:
+    """15_300_000_000 -> "15.30 GB"."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"

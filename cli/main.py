@@ -1,4 +1,4 @@
-"""``python -m comfyui_happyhorse``: demo, generate, inspect, models."""
+"""``python -m comfyui_happyhorse``: convert, demo, generate, inspect, models."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import logging
 import sys
 
 from ..errors import HappyHorseError
-from . import demo, generate, inspect, models
+from . import convert, demo, generate, inspect, models
 
-COMMANDS = {"demo": demo, "generate": generate, "inspect": inspect, "models": models}
+COMMANDS = {"convert": convert, "demo": demo, "generate": generate, "inspect": inspect, "models": models}
 
 
 def main(arguments: list[str] | None = None) -> int:

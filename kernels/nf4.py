@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import torch
@@ -45,8 +46,13 @@ def flat_absmax(nested: Tensor, levels: Tensor, absmax: Tensor, blocksize: int, 
 
 def functional():
     """bitsandbytes.functional, or an error that names the package."""
+    # While it is imported it warns of kernels for other uses that it does not find.
+    quiet, level = logging.getLogger("bitsandbytes"), logging.getLogger("bitsandbytes").level
+    quiet.setLevel(logging.ERROR)
     try:
         import bitsandbytes.functional
     except ImportError:
         raise missing_package("bitsandbytes", "Computing with NF4 weights") from None
+    finally:
+        quiet.setLevel(level)
     return bitsandbytes.functional

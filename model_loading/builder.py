@@ -122,17 +122,24 @@ def read_weights(
 
     Raises CheckpointError where a name is missing or unknown, or a shape is another.
     """
-    wanted = network.state_dict()
+    check_weights(network, checkpoint)
+    pattern = KINDS[kind].projections if kind else None
+    return {
+        name: _weight(name, parameter, checkpoint, policy, pattern)
+        for name, parameter in network.state_dict().items()
+    }
+
+
+def check_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError where a name is missing or unknown, or a shape is another."""
+    wanted, shapes = network.state_dict(), checkpoint.shapes
     _check_names(wanted.keys(), checkpoint)
-    shapes = checkpoint.shapes
     for name, parameter in wanted.items():
         if shapes[name] != tuple(parameter.shape):
             raise CheckpointError(
                 f"{checkpoint.path}: {name} has shape {shapes[name]}; the other tensors ask for "
                 f"{tuple(parameter.shape)}."
             )
-    pattern = KINDS[kind].projections if kind else None
-    return {name: _weight(name, parameter, checkpoint, policy, pattern) for name, parameter in wanted.items()}
 
 
 def _weight(name: str, parameter: Tensor, checkpoint: Checkpoint, policy: PrecisionPolicy, pattern):

@@ -23,6 +23,7 @@ from ..kernels.quantised import QuantisedWeight
 from .header import Stored, read_header, read_json
 
 INDEX_SUFFIX = ".safetensors.index.json"
+GGUF_SUFFIX = ".gguf"
 PICKLES = {".ckpt", ".pt", ".pth"}
 # Where trainers put the weights inside a pickle, the averaged ones first.
 PICKLE_ROOTS = ("ema_state_dict", "state_dict", "model")
@@ -93,6 +94,11 @@ class Checkpoint:
         find = getattr(self._sources[stored], "quantised", None)
         return None if find is None else find(stored)
 
+    def source_of(self, name: str) -> tuple[Source, str]:
+        """Where a tensor comes from, and what it is called there."""
+        stored = self._stored[name]
+        return self._sources[stored], stored
+
     def renamed(self, names: Mapping[str, str]) -> Checkpoint:
         """A view of the tensors {their name here: their name there}; all others are left out."""
         view = Checkpoint(self.path, {}, self.metadata)
@@ -110,6 +116,10 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path} does not exist.{_neighbours(path)}")
     if path.name.endswith(INDEX_SUFFIX):
         return _open_index(path)
+    if path.suffix == GGUF_SUFFIX:
+        from .gguf_file import open_gguf  # late: it makes a Checkpoint itself
+
+        return open_gguf(path)
     if path.suffix in PICKLES:
         source = _Pickle(path)
     elif path.suffix == ".zst":

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CheckpointError
-from .checkpoint import INDEX_SUFFIX, PICKLES, open_checkpoint
+from .checkpoint import GGUF_SUFFIX, INDEX_SUFFIX, PICKLES, open_checkpoint
 from .keys import KINDS, kind_of
 
 PIPELINE_INDEX = "model_index.json"
@@ -100,5 +100,5 @@ def _candidates(folder: Path):
             yield Path(parent)
             continue
         for path in (Path(parent) / file for file in files):
-            if path.suffix in {".safetensors", *PICKLES} and path.is_file():
+            if path.suffix in {".safetensors", GGUF_SUFFIX, *PICKLES} and path.is_file():
                 yield path

@@ -164,7 +164,9 @@ def _memory(kind: Kind, state, layout: Layout, checkpoint: Checkpoint) -> int:
         is_kept = bool(kind.projections and re.search(kind.projections, name)) and all(
             piece.format for piece in pieces
         )
-        total += bytes_of(pieces, checkpoint) if is_kept and pieces else tensor.numel() * tensor.element_size()
+        total += (
+            bytes_of(pieces, checkpoint) if is_kept and pieces else tensor.numel() * tensor.element_size()
+        )
     return total
 
 

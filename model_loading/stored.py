@@ -90,24 +90,32 @@ class _Made:
             return self._vector(piece, self._checkpoint.tensor)
         return dequantise(self._weight(piece, self._checkpoint.tensor))
 
+    def piece(self, name: str) -> Piece | None:
+        """The one stored tensor of a weight; None where several are stacked."""
+        pieces = self._weights[name]
+        return pieces[0] if len(pieces) == 1 else None
+
+    def stored_rows(self, piece: Piece, start: int, stop: int) -> QuantisedWeight:
+        """Rows [start, stop) in their stored form, of a format whose rows can be cut; the file is not mapped."""
+        data = _as_read(self._checkpoint.rows(piece.name, start, stop), piece)
+        scales = {
+            name: scale[start:stop] if scale.ndim and scale.shape[0] == piece.shape[0] > 1 else scale
+            for name, scale in self._scales(piece, self._checkpoint.read).items()
+        }
+        return QuantisedWeight(piece.format, data, (stop - start, piece.shape[1]), scales, piece.settings)
+
     def _numbers_of_rows(self, piece: Piece, start: int, stop: int) -> Tensor:
         read = self._checkpoint.read
         if piece.format is None:
             return self._checkpoint.rows(piece.name, start, stop)
         if len(piece.shape) != 2:
             return self._vector(piece, read)[start:stop]
-        if self._checkpoint.shapes[piece.name][0] != piece.shape[0]:  # packed without regard to rows
+        is_by_row = (
+            self._checkpoint.shapes[piece.name][0] == piece.shape[0]
+        )  # and not packed without regard to rows
+        if not is_by_row or not can_cut_rows(QuantisedWeight(piece.format, torch.empty(0), piece.shape)):
             return dequantise(self._weight(piece, read))[start:stop]
-        whole = QuantisedWeight(piece.format, torch.empty(0), piece.shape, {}, piece.settings)
-        if not can_cut_rows(whole):
-            return dequantise(self._weight(piece, read))[start:stop]
-        data = self._checkpoint.rows(piece.name, start, stop)
-        scales = {
-            name: scale[start:stop] if scale.ndim and scale.shape[0] == piece.shape[0] > 1 else scale
-            for name, scale in self._scales(piece, read).items()
-        }
-        shape = (stop - start, piece.shape[1])
-        weight = QuantisedWeight(piece.format, _as_read(data, piece), shape, scales, piece.settings)
+        weight = self.stored_rows(piece, start, stop)
         _check_range(piece, weight.data)
         return dequantise(weight)
 
