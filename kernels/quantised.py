@@ -12,8 +12,10 @@ x, K inputs, M outputs.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Literal
 
 import torch
@@ -23,8 +25,11 @@ from torch import Tensor
 from ..errors import missing_package
 from . import gguf_blocks, nf4
 
+logger = logging.getLogger(__name__)
+
 FP8 = torch.float8_e4m3fn
 FP8_LIMIT, INT8_LIMIT = 448.0, 127.0
+FP8_CAPABILITY = (8, 9)
 FP8_ALIGNMENT = 16  # torch.scaled_mm on CUDA asks for it in K and M
 GROUPS = (256, 64, 16, 4)  # sizes of a regular Hadamard matrix; ComfyUI's files use the first
 # What is quantised beside the weight: nothing; for rotated INT8 the activations; for FP8 them as well.
@@ -196,7 +201,7 @@ def _scale_result(out: Tensor, weight: QuantisedWeight) -> Tensor:
 
 
 def _fp8_linear(x: Tensor, weight: QuantisedWeight, products: Products) -> Tensor:
-    if products != "fast" or weight.data.dtype != FP8:
+    if products != "fast" or weight.data.dtype != FP8 or not _has_fp8_units(x.device):
         return _scale_result(F.linear(x, weight.data.to(x.dtype)), weight)
     data, scale = fp8_activations(x, weight.scales.get("input_scale"))
     # Zeros where the matrix units ask for whole multiples; they change nothing.
@@ -210,6 +215,19 @@ def _fp8_linear(x: Tensor, weight: QuantisedWeight, products: Products) -> Tenso
     one = torch.ones((), dtype=torch.float32, device=x.device)
     out = kitchen().scaled_mm_v2.scaled_mm_v2(data, stored.t(), scale, one, out_dtype=torch.bfloat16)
     return _scale_result(out[:, : weight.shape[0]].to(x.dtype), weight)
+
+
+@cache
+def _has_fp8_units(device: torch.device) -> bool:
+    """Says once where a card has none: its weights are then multiplied in the rows' dtype."""
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else FP8_CAPABILITY
+    if capability < FP8_CAPABILITY:
+        logger.warning(
+            "%s has compute capability %d.%d and multiplies FP8 from 8.9 on; only the weights are FP8.",
+            torch.cuda.get_device_name(device),
+            *capability,
+        )
+    return capability >= FP8_CAPABILITY
 
 
 def _dequantise_int8(weight: QuantisedWeight) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..kernels import nf4
-from ..kernels.quantised import QuantisedWeight, can_cut_rows, dequantise
+from ..kernels.quantised import BY_BLOCK, QuantisedWeight, can_cut_rows, dequantise
 from .checkpoint import Checkpoint
 from .header import Stored
 
@@ -141,7 +141,7 @@ class _Made:
 
     def _scales(self, piece: Piece, read) -> dict[str, Tensor]:
         scales = {name: read(stored) for name, stored in piece.scales.items()}
-        if "weight_scale" in scales and scales["weight_scale"].dtype.itemsize > 1:
+        if "weight_scale" in scales and piece.format not in BY_BLOCK:
             scale = scales["weight_scale"].float()
             if not (scale.isfinite() & (scale >= 0)).all():
                 raise CheckpointError(

@@ -9,26 +9,29 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..model.config import VARIANTS
-from ..model_loading.checkpoint import INDEX_SUFFIX
+from ..model_loading.checkpoint import GGUF_SUFFIX, INDEX_SUFFIX
 from ..model_loading.precision import PRECISIONS
 from . import autoencoders, text_encoder, transformer
 
 CATEGORY = "HappyHorse/loaders"
 NONE = "none"
+GGUF_KINDS = ("text_encoders",)  # of a transformer no such file is known
 
 
 def files_and_folders(kind: str) -> list[str]:
-    """The host's files of this kind, and folders of shards among them, which it does not list itself."""
-    folders = {
-        Path(folder).relative_to(root).as_posix()
-        for root in folder_paths.get_folder_paths(kind)
-        for folder, _, files in os.walk(root, followlinks=True)  # as the host does: people link model folders
-        if any(file.endswith(INDEX_SUFFIX) for file in files)
-    } - {"."}
-    files = [
-        name for name in folder_paths.get_filename_list(kind) if Path(name).parent.as_posix() not in folders
-    ]
-    return sorted(files) + sorted(folders)
+    """The host's files of this kind, and what it does not list itself: folders of shards, and GGUF files."""
+    folders, blocks = set(), set()
+    for root in folder_paths.get_folder_paths(kind):
+        for folder, _, files in os.walk(
+            root, followlinks=True
+        ):  # as the host does: people link model folders
+            here = Path(folder).relative_to(root)
+            blocks |= {(here / file).as_posix() for file in files if file.endswith(GGUF_SUFFIX)}
+            if any(file.endswith(INDEX_SUFFIX) for file in files):
+                folders.add(here.as_posix())
+    folders -= {"."}
+    names = {*folder_paths.get_filename_list(kind), *(blocks if kind in GGUF_KINDS else ())}
+    return sorted(name for name in names if Path(name).parent.as_posix() not in folders) + sorted(folders)
 
 
 def full_path(kind: str, name: str) -> str:

@@ -11,6 +11,7 @@ import dataclasses
 import math
 from functools import lru_cache
 
+import comfy.model_management
 import comfy.ops
 import comfy.quant_ops
 import torch
@@ -154,6 +155,15 @@ def stored_weight_of(layer, tensor) -> QuantisedWeight:
     return dataclasses.replace(stored, scales={**stored.scales, **beside}) if beside else stored
 
 
+def has_units(kind: str, x: Tensor) -> bool:
+    """Whether the card multiplies this block format; on others the weight becomes numbers layer by layer."""
+    ask = {
+        "nvfp4": comfy.model_management.supports_nvfp4_compute,
+        "mxfp8": comfy.model_management.supports_mxfp8_compute,
+    }.get(kind)
+    return ask is None or ask(x.device)
+
+
 def host_layers(precision: PrecisionPolicy):
     """The layers a network is built of in the host where some of its weights are quantised."""
     mixed = comfy.ops.mixed_precision_ops({}, precision.dtype)
@@ -164,7 +174,11 @@ def host_layers(precision: PrecisionPolicy):
         policy = precision
 
         def forward(self, x: Tensor) -> Tensor:
-            if getattr(self, "blocks", False) and precision.products != "weights":
+            if (
+                getattr(self, "blocks", False)
+                and precision.products != "weights"
+                and has_units(self.format, x)
+            ):
                 return mixed.Linear.forward(self, x)  # the host multiplies its own block formats
             return self._multiply(x, None)
 

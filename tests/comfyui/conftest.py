@@ -55,6 +55,31 @@ def pytest_runtest_makereport(item):
 
 
 @pytest.fixture(scope="session")
+def host_program(root, tiny_models, tmp_path_factory):
+    """``host_program(name, prepare)`` runs a host_*.py in ComfyUI's interpreter and returns what it reports.
+
+    ``prepare`` is given the program's folder of work first.
+    """
+
+    def run(program, prepare=None):
+        work = tmp_path_factory.mktemp(Path(program).stem)
+        if prepare:
+            prepare(work)
+        python = os.environ.get("COMFYUI_PYTHON") or sys.executable
+        command = [python, HERE / program, os.environ["COMFYUI_PATH"], root, tiny_models, work]
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        result = subprocess.run(
+            command, capture_output=True, text=True, env=environment, cwd=work, timeout=900
+        )
+        lines = [line for line in result.stdout.splitlines() if line.startswith("REPORT ")]
+        if result.returncode or not lines:
+            pytest.fail(f"{program} ended with {result.returncode}:\n{result.stderr[-4000:]}", pytrace=False)
+        return json.loads(lines[0].removeprefix("REPORT "))
+
+    return run
+
+
+@pytest.fixture(scope="session")
 def comfy(root, tiny_models, tmp_path_factory):
     """The running server. Its ``base`` folder holds the pack's copy, the tiny models, ``input`` and ``output``."""
     base = tmp_path_factory.mktemp("comfyui")

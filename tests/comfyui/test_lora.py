@@ -3,12 +3,6 @@
 ``host_lora.py`` measures in ComfyUI's interpreter; here is what must come out.
 """
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 ROUNDED = 0.51  # of a last place of bfloat16: the host computes in float32 and rounds once, to the nearest
@@ -16,17 +10,8 @@ EXACT = 3e-6  # of the largest entry, in float32
 
 
 @pytest.fixture(scope="module")
-def report(root, tiny_models, tmp_path_factory):
-    work = tmp_path_factory.mktemp("host_lora")
-    python = os.environ.get("COMFYUI_PYTHON") or sys.executable
-    script = Path(__file__).with_name("host_lora.py")
-    command = [python, script, os.environ["COMFYUI_PATH"], root, tiny_models, work]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=work, timeout=300)
-    lines = [line for line in result.stdout.splitlines() if line.startswith("REPORT ")]
-    if result.returncode or not lines:
-        pytest.fail(f"{script.name} ended with {result.returncode}:\n{result.stderr[-4000:]}", pytrace=False)
-    return json.loads(lines[0].removeprefix("REPORT "))
+def report(host_program):
+    return host_program("host_lora.py")
 
 
 KINDS = ["plain", "alpha", "mid", "DoRA of rows", "DoRA of columns", "PEFT's DoRA", "diff", "set"]

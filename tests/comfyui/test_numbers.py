@@ -3,41 +3,22 @@
 The host_*.py programs measure in ComfyUI's interpreter; here is what must come out.
 """
 
-import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 
 @pytest.fixture(scope="session")
-def measure(root, tiny_models, tmp_path_factory):
-    """Runs one of the host_*.py programs and returns what it reports."""
+def measure(host_program, tiny_models):
+    """Runs a program with a models folder of the user's own beside the tiny set."""
 
-    def run(program):
-        work = tmp_path_factory.mktemp(program)
-        database = work / "database"  # a models folder of the user's
+    def prepare(work):
+        database = work / "database"
         database.mkdir()
-        shutil.copy(
-            tiny_models / "diffusion_models" / "happyhorse_tiny_distilled.safetensors",
-            database / "mystery.safetensors",
-        )
-        python = os.environ.get("COMFYUI_PYTHON") or sys.executable
-        script = Path(__file__).with_name(program)
-        command = [python, script, os.environ["COMFYUI_PATH"], root, tiny_models, work]
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        result = subprocess.run(
-            command, capture_output=True, text=True, env=environment, cwd=work, timeout=900
-        )
-        lines = [line for line in result.stdout.splitlines() if line.startswith("REPORT ")]
-        if result.returncode or not lines:
-            pytest.fail(f"{program} ended with {result.returncode}:\n{result.stderr[-4000:]}", pytrace=False)
-        return json.loads(lines[0].removeprefix("REPORT "))
+        source = tiny_models / "diffusion_models" / "happyhorse_tiny_distilled.safetensors"
+        shutil.copy(source, database / "mystery.safetensors")
 
-    return run
+    return lambda program: host_program(program, prepare)
 
 
 @pytest.fixture(scope="session")
