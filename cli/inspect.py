@@ -55,6 +55,8 @@ def sentences(path: Path, found: Inspection) -> list[str]:
     for title, names in (("Missing", found.missing), ("Unknown", found.unknown)):
         if names:
             lines.append(f"{title}: {len(names)} (first: {names[0]}).")
+    if found.note:
+        lines.append(f"{found.note[0].upper()}{found.note[1:]}.")
     if found.problem:
         lines.append(f"Problem: {found.problem}")
     lines.append(f"Memory: {size(found.memory_bytes)} for the weights once loaded.")

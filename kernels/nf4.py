@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,13 +30,15 @@ def unpack(weight: QuantisedWeight) -> Tensor:
     library = functional()
     state = library.QuantState(
         absmax=weight.scales["absmax"].float(),
-        shape=torch.Size(weight.shape),
+        # Flat, as the blocks run: on the CPU bitsandbytes 0.50 begins a new block with every row of a matrix whose
+        # width is no whole number of blocks, and is off by a quarter (64 x 144).
+        shape=torch.Size([math.prod(weight.shape)]),
         code=weight.scales["quant_map"].float(),
         blocksize=int(weight.settings["blocksize"]),
         quant_type=str(weight.settings["quant_type"]),
         dtype=torch.float32,
     )
-    return library.dequantize_4bit(weight.data, state)
+    return library.dequantize_4bit(weight.data, state).view(weight.shape)
 
 
 def flat_absmax(nested: Tensor, levels: Tensor, absmax: Tensor, blocksize: int, offset: float) -> Tensor:

@@ -21,8 +21,10 @@ from ..model.video_vae import Wan22VAE, WanConfig
 from .builder import settings_beside
 from .checkpoint import INDEX_SUFFIX, Checkpoint, open_checkpoint
 from .find import is_pipeline, part_folder, variant_and_name
+from .gguf_file import NORM_NOTE
 from .keys import Kind, kind_of, map_names, prefix_of
 from .layouts import Layout, read_layout
+from .lora_names import split_key
 from .stored import bytes_of
 
 LAYOUTS = {
@@ -57,12 +59,9 @@ LAYER_NAMES = (
     *(f"attention.{part}.weight" for part in ("pre_norm", "linear_qkv", "linear_proj", "q_norm", "k_norm")),
     *(f"mlp.{part}.weight" for part in ("pre_norm", "up_gate_proj", "down_proj")),
 )
-LORA = (
-    r"^(?P<target>.+?)\.(?:lora_[AB](?:\.\w+)?\.weight|lora_[AB]|lora_(?:down|up|mid)\.weight|lora_(?:down|up)"
-    r"|alpha|dora_scale|diff|diff_b|lora_magnitude_vector(?:\.\w+)?(?:\.weight)?)$"
-)
 LORA_PREFIXES = (
-    r"^(?:base_model\.model\.)?(?:model\.diffusion_model\.|diffusion_model\.|transformer\.|lora_unet_)?"
+    r"^(?:base_model\.model\.)?(?:model\.diffusion_model\.|diffusion_model\.|transformer\.|lora_unet_"
+    r"|lora_transformer_|lycoris_)?"
 )
 LORA_TARGET = (
     r"block.layers.\d+.(?:attention.(?:linear_(?:qkv|proj|[qkvg])(?:_video|_audio|_text)?|(?:pre|q|k)_norm)"
@@ -88,6 +87,7 @@ class Inspection:
     memory_bytes: int
     targets: int | None = None  # layers that a LoRA changes
     problem: str | None = None  # why it cannot be loaded, beyond missing and unknown names
+    note: str | None = None  # what was decided by the numbers, of a GGUF's norm weights
 
 
 def inspect_file(path: str | Path) -> Inspection:
@@ -153,6 +153,7 @@ def _inspect_network(
         unknown=tuple(sorted(set(shapes) - set(wanted))),
         memory_bytes=memory,
         problem=problem,
+        note=checkpoint.metadata.get(NORM_NOTE),
     )
 
 
@@ -190,18 +191,17 @@ def _near(path: Path) -> Path:
 
 def _inspect_lora(path: Path, checkpoint: Checkpoint) -> Inspection:
     names = checkpoint.names
-    targets = {found["target"] for name in names if (found := re.match(LORA, name))}
-    if not targets:
+    layers = {name: split[0] for name in names if (split := split_key(name))}
+    if not layers:
         shown = ", ".join(sorted(names)[:3]) or "none"
         raise CheckpointError(
             f"{path} is no part of this model and no LoRA. It holds {len(names)} tensors, such as {shown}."
         )
-    # In underscored names every dot of the pattern is an underscore; "." matches both.
-    known = {t for t in targets if re.fullmatch(LORA_TARGET, re.sub(LORA_PREFIXES, "", t))}
+    known = {layer for layer in layers.values() if _is_target(layer)}
     shapes, dtypes = checkpoint.shapes, checkpoint.dtypes
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     precision = max(dtypes, key=lambda name: sizes[name])
-    unknown = [name for name in names if not ((found := re.match(LORA, name)) and found["target"] in known)]
+    unknown = [name for name in names if layers.get(name) not in known]
     variant, why = variant_and_name(_near(path))
     return Inspection(
         kind="lora",
@@ -218,3 +218,8 @@ def _inspect_lora(path: Path, checkpoint: Checkpoint) -> Inspection:
         targets=len(known),
         problem=None if known else "None of its targets is a layer of this transformer.",
     )
+
+
+def _is_target(layer: str) -> bool:
+    """Whether a LoRA's layer is one of ours. In underscored names every dot is an underscore; "." matches both."""
+    return bool(re.fullmatch(LORA_TARGET, re.sub(LORA_PREFIXES, "", layer.removesuffix(".weight"))))
