@@ -10,10 +10,11 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..errors import CheckpointError
 from ..kernels.quantised import GGUF, GROUPS
+from .block_formats import PADDED, check_scales, logical_shape, whole
 from .checkpoint import Checkpoint
 from .header import DTYPES, parse_json
 from .keys import KINDS, PARTS, joined
@@ -62,7 +63,6 @@ FORMS = {
     "asym_w4a8_int8": Form(("int8", "uint8"), "int4", ("weight_s_rel", "weight_s_channel")),
 }
 BY_NUMBER = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")  # a scale per tensor or per row
-HALVED = ("nvfp4", "convrot_w4a4", "asym_w4a8_int8")  # two numbers a byte
 FORMAT_OF = {name: name for name in ("float8_e4m3fn", "float8_e5m2")} | {"int8": "int8_tensorwise"}
 QUANTISED = {title for bits, title in DTYPES.values() if bits <= 8} - {"bool"}
 PRECISION_OF = {"bfloat16": "bf16"}
@@ -119,6 +119,7 @@ def read_layout(checkpoint: Checkpoint) -> Layout:
         piece = _piece(name, found, checkpoint, dtype, shapes, has_scales, refusals)
         pieces[name] = piece
         sizes[_precision(piece)] += math.prod(piece.shape)
+    _unpad(pieces)
     weights = {}
     for name, parts in joined(pieces).items():
         if len(parts) > 1:
@@ -130,6 +131,14 @@ def read_layout(checkpoint: Checkpoint) -> Layout:
         letters = {"C"}
     precision = sizes.most_common(1)[0][0] if sizes else "none"
     return Layout(min(letters, default=None), precision, weights, refusals[0] if refusals else None)
+
+
+def _unpad(pieces: dict[str, Piece]) -> None:
+    """Give pieces of padded block formats the sizes of their weights."""
+    shapes = {name: piece.shape for name, piece in pieces.items()}
+    for name, piece in pieces.items():
+        if piece.format in PADDED and "orig_shape" not in piece.settings:
+            pieces[name] = replace(piece, shape=logical_shape(name, piece.shape, shapes))
 
 
 def _precision(piece: Piece) -> str:
@@ -251,6 +260,7 @@ def _piece(name, found: _Found, checkpoint: Checkpoint, dtype, shapes, has_scale
         shape, settings = _read_nf4_state(name, scales, checkpoint, shape)
     else:
         shape = _logical_shape(name, kind, shape, settings)
+    check_scales(name, kind, scales, checkpoint, whole(kind, shapes[name]), settings)
     as_dtype = kind if kind in BY_NUMBER and dtype == "uint8" else dtype
     if kind == "mxfp8":
         as_dtype = "float8_e4m3fn"
@@ -260,7 +270,7 @@ def _piece(name, found: _Found, checkpoint: Checkpoint, dtype, shapes, has_scale
 
 def _logical_shape(name: str, kind: str, shape: Sequence[int], settings: Mapping) -> tuple[int, ...]:
     """The shape of the weight that a packed or padded tensor stands for."""
-    if len(shape) != 2 and (kind in HALVED or settings.get("convrot")):
+    if len(shape) != 2 and (kind not in BY_NUMBER or settings.get("convrot")):
         raise CheckpointError(f"{name} of shape {list(shape)} is said to be {kind}; a matrix is expected.")
     group = settings.get("convrot_groupsize", 256)
     if settings.get("convrot") and (group not in GROUPS or shape[1] % group):
@@ -268,20 +278,20 @@ def _logical_shape(name: str, kind: str, shape: Sequence[int], settings: Mapping
             f"{name} is said to be rotated in groups of {group}, a power of 4 up to 256 that divides its "
             f"{shape[1]} columns; it does not."
         )
-    whole = (shape[0], shape[1] * 2) if kind in HALVED else tuple(shape)
+    stored = whole(kind, shape)
     original = settings.get("orig_shape")
     if original is None:
-        return whole
+        return stored
     if (
         not isinstance(original, list)
-        or len(original) != len(whole)
-        or not all(type(size) is int and 0 < size <= has for size, has in zip(original, whole, strict=True))
+        or len(original) != len(stored)
+        or not all(type(size) is int and 0 < size <= has for size, has in zip(original, stored, strict=True))
     ):
         raise CheckpointError(
-            f"The marker of {name} gives the original shape {str(original)[:60]}; it does not fit {list(whole)}."
+            f"The marker of {name} gives the original shape {str(original)[:60]}; it does not fit {list(stored)}."
         )
-    if original[0] != whole[0] and kind == "int8_tensorwise":
-        raise CheckpointError(f"{name} has {whole[0]} rows and its marker says {original[0]}.")
+    if original[0] != stored[0] and kind == "int8_tensorwise":
+        raise CheckpointError(f"{name} has {stored[0]} rows and its marker says {original[0]}.")
     return tuple(original)
 
 

@@ -10,10 +10,13 @@ import torch
 from safetensors.torch import save_file
 
 from comfyui_happyhorse.errors import CheckpointError
+from comfyui_happyhorse.kernels import quantised
 from comfyui_happyhorse.model_loading import builder
 from comfyui_happyhorse.model_loading.checkpoint import open_checkpoint
 from comfyui_happyhorse.model_loading.header import MAX_JSON_BYTES
 from comfyui_happyhorse.model_loading.inspect import inspect_file
+from comfyui_happyhorse.model_loading.precision import PRECISIONS
+from comfyui_happyhorse.model_loading.quantised_layers import QuantisedLinear
 
 SEED, COUNT = 4, 1000
 STRANGE = (
@@ -153,6 +156,126 @@ def accepted(path) -> int:
         except CheckpointError:
             pass
     return count
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """Bytes of a whole two-layer transformer of which every projection is stored in another format."""
+    kitchen = quantised.kitchen().tensor
+    generator = torch.Generator().manual_seed(1)
+
+    def randn(*shape):
+        return torch.randn(shape, generator=generator)
+
+    tensors = {"adapter.rope.bands": torch.ones(2)}
+    for modality, features in (("video", 16), ("audio", 8), ("text", 16)):
+        tensors[f"adapter.{modality}_embedder.weight"] = randn(256, features)
+        tensors[f"adapter.{modality}_embedder.bias"] = randn(256)
+    for modality, features in (("video", 16), ("audio", 8)):
+        tensors[f"final_norm_{modality}.weight"] = randn(256)
+        tensors[f"final_linear_{modality}.weight"] = randn(features, 256)
+    formats = iter(
+        ("nf4", "convrot", "fp8", "mxfp8", "nvfp4", "convrot_w4a4", "asym_w4a8_int8", "float8_e5m2")
+    )
+    layouts = {
+        "mxfp8": "TensorCoreMXFP8Layout",
+        "nvfp4": "TensorCoreNVFP4Layout",
+        "convrot_w4a4": "TensorCoreConvRotW4A4Layout",
+        "asym_w4a8_int8": "AsymW4A8Int8Layout",
+    }
+    for layer in ("block.layers.0", "block.layers.1"):
+        for norm, size in (
+            ("attention.pre", 256),
+            ("attention.q", 64),
+            ("attention.k", 64),
+            ("mlp.pre", 256),
+        ):
+            tensors[f"{layer}.{norm}_norm.weight"] = randn(size)
+        shapes = ("linear_qkv", 388), ("linear_proj", 256), ("up_gate_proj", 512), ("down_proj", 256)
+        for name, rows in shapes:
+            at = f"{layer}.{'attention' if 'linear' in name else 'mlp'}.{name}"
+            kind, weight = next(formats), randn(rows, 256)
+            marker = {"format": kind}
+            if kind == "nf4":
+                made = quantised.quantise_nf4(weight)
+                about = {"quant_type": "nf4", "blocksize": 64, "shape": [rows, 256]}
+                tensors |= {f"{at}.weight": made.data}
+                tensors |= {f"{at}.weight.{scale}": value for scale, value in made.scales.items()}
+                tensors[f"{at}.weight.quant_state.bitsandbytes__nf4"] = text(about)
+                continue
+            if kind in layouts:
+                made = kitchen.QuantizedTensor.from_float(weight.bfloat16(), layouts[kind])
+                tensors |= {key: value.contiguous() for key, value in made.state_dict(f"{at}.weight").items()}
+            elif kind == "convrot":
+                made = quantised.quantise_int8(weight)
+                marker = {"format": "int8_tensorwise", **made.settings, "orig_shape": [rows, 256]}
+                tensors |= {f"{at}.weight": made.data, f"{at}.weight_scale": made.scales["weight_scale"]}
+            else:
+                dtype = torch.float8_e5m2 if kind == "float8_e5m2" else torch.float8_e4m3fn
+                marker = {"format": str(dtype)[6:]}
+                tensors |= {f"{at}.weight": weight.to(dtype), f"{at}.weight_scale": torch.ones(rows, 1)}
+            tensors[f"{at}.comfy_quant"] = text(marker)
+    file = tmp_path_factory.mktemp("mixed") / "x.safetensors"
+    save_file(tensors, file)
+    return file.read_bytes()
+
+
+def text(content):
+    return torch.tensor(list(json.dumps(content).encode()), dtype=torch.uint8)
+
+
+def change_marker(content, chance):
+    """Another number, word or brace in one of the JSON texts among the tensors."""
+    header, data = split(content)
+    names = [name for name in header if name.endswith((".comfy_quant", "__nf4"))]
+    first, last = header[chance.choice(names)]["data_offsets"]
+    data = bytearray(data)
+    for _ in range(chance.randint(1, 3)):
+        data[chance.randrange(first, last)] = chance.choice(b'0123456789"{}[],:.-aeft')
+    return joined(header, bytes(data))
+
+
+def swap_entries(content, chance):
+    """Two tensors under each other's names."""
+    header, data = split(content)
+    one, other = (some_name(header, chance) for _ in range(2))
+    header[one], header[other] = header[other], header[one]
+    return joined(header, data)
+
+
+def used(path) -> int:
+    """How many of the weights' readers accept the file; anything raised but CheckpointError fails the test."""
+    count = 0
+    for chosen in ("auto", "bf16", "int8"):
+        try:
+            network = builder.load_transformer(path, "base", PRECISIONS[chosen])
+            for module in network.modules():
+                if isinstance(module, QuantisedLinear):
+                    quantised.dequantise(module.stored)
+            view = builder.open_kind(path, "transformer")
+            for name in view.names:
+                view.rows(name, 0, 1)
+            count += 1
+        except CheckpointError:
+            pass
+    return count
+
+
+def test_a_file_in_every_format_is_whole_before_it_is_damaged(mixed, tmp_path):
+    (tmp_path / "x.safetensors").write_bytes(mixed)
+    assert used(tmp_path / "x.safetensors") == 3
+    assert inspect_file(tmp_path / "x.safetensors").problem is None
+
+
+def test_damaged_weights_in_every_format(mixed, tmp_path):
+    chance, file = random.Random(SEED), tmp_path / "fuzz.safetensors"
+    mutations = (change_marker, swap_entries, change_entry, reshape, rename, flip_header)
+    counts = [0] * 4
+    for number in range(300):
+        file.write_bytes(mutations[number % len(mutations)](mixed, chance))
+        counts[used(file)] += 1
+    assert counts[0] > 150
+    assert counts[3] > 0  # a space in a marker, say, changes nothing
 
 
 @pytest.mark.usefixtures("small")

@@ -288,7 +288,14 @@ def test_planted_faults_are_seen_by_the_comparison(written, fault):
     assert set(difference(path, values)) == names
 
 
-SIGNS = (".comfy_quant", "scaled_fp8", ".input_scale", ".output_scale", ".weight_format", ".bitsandbytes__nf4")
+SIGNS = (
+    ".comfy_quant",
+    "scaled_fp8",
+    ".input_scale",
+    ".output_scale",
+    ".weight_format",
+    ".bitsandbytes__nf4",
+)
 
 
 class Headers:
@@ -341,6 +348,51 @@ def test_the_published_key_list_maps_both_ways(title, forms, as_stored):
         assert [piece.name.split("linear_")[1] for piece in layout.weights[QKV]] == [
             f"{part}_{modality}.weight" for modality in ("video", "audio", "text") for part in "qkvg"
         ]
+
+
+def padded(rows, columns, kind):
+    """Tensors of a block format for a weight of this size, as comfy-kitchen pads them."""
+    block = {"nvfp4": 16, "mxfp8": 32}[kind]
+    rows, columns = (-(-size // block) * block for size in (rows, columns))
+    tiles = -(-rows // 128) * 128, -(-(columns // block) // 4) * 4
+    if kind == "mxfp8":
+        return {"weight": ((rows, columns), FP8), "weight_scale": (tiles, torch.uint8)}
+    scale = {"weight_scale": (tiles, FP8), "weight_scale_2": ((), torch.float32)}
+    return {"weight": ((rows, columns // 2), torch.uint8), **scale}
+
+
+FP8 = torch.float8_e4m3fn
+
+
+@pytest.mark.parametrize("marked", ["by its marker", "by the other tensors"])
+@pytest.mark.parametrize("kind", ["nvfp4", "mxfp8"])
+def test_sizes_of_padded_blocks_follow_from_the_file(kind, marked):
+    """13652 and 7208 are no whole blocks: their true sizes come from the marker or from what is not padded."""
+    file = GOLDEN / "dit_full_keys.json"
+    if not file.exists():
+        pytest.skip(f"{file} is not there; set HAPPYHORSE_GOLDEN")
+    keys = json.loads(file.read_text())["keys"]
+    tensors = {}
+    for name, entry in keys.items():
+        if not name.endswith(("qkv.weight", "proj.weight")):
+            tensors[name] = torch.empty(entry["shape"], device="meta")
+            continue
+        layer = name.removesuffix(".weight")
+        for part, (shape, dtype) in padded(*entry["shape"], kind).items():
+            tensors[f"{layer}.{part}"] = torch.empty(shape, dtype=dtype, device="meta")
+        settings = {"format": kind} | ({"orig_shape": entry["shape"]} if marked == "by its marker" else {})
+        tensors[f"{layer}.comfy_quant"] = torch.tensor(list(json.dumps(settings).encode()), dtype=torch.uint8)
+    checkpoint = Checkpoint(Path("x.safetensors"), dict.fromkeys(tensors, Headers(tensors)), {})
+    view = read_layout(checkpoint).view(checkpoint)
+    assert view.shapes == {name: tuple(entry["shape"]) for name, entry in keys.items()}
+    # A weight of another size is refused by its name.
+    odd = "block.layers.7.mlp.down_proj.weight"
+    tensors[odd] = torch.empty(
+        padded(5152, 13652, kind)["weight"][0], dtype=tensors[odd].dtype, device="meta"
+    )
+    broken = Checkpoint(Path("x.safetensors"), dict.fromkeys(tensors, Headers(tensors)), {})
+    with pytest.raises(CheckpointError, match=r"block\.layers\.7\.mlp\.down_proj"):
+        read_layout(broken)
 
 
 def test_packaging_by_file_names(tmp_path):
