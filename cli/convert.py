@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
+import sys
 from pathlib import Path
 
 from ..errors import CheckpointError
-from ..model_loading.convert import TARGETS, convert
+from ..model_loading.convert import convert
+from ..model_loading.recipes import TARGETS
 from .inspect import size
 from .progress import ProgressBars
 
@@ -44,12 +47,12 @@ def run(options: argparse.Namespace) -> None:
             on_progress=InMegabytes(ProgressBars()),
         )
     except KeyboardInterrupt:
-        print("\nStopped. The same command goes on where it was.")
+        print("\nStopped. The same command goes on where it was.", file=sys.stderr)
         raise SystemExit(130) from None
     if done.resumed:
         print(f"{done.resumed} weights had been finished before.")
     if done.unmatched:
-        print(f"{len(done.unmatched)} keys of the LoRA belong to nothing (first: {done.unmatched[0]}).")
+        print(f"Keys of the LoRA that belong to nothing: {len(done.unmatched)} (first: {done.unmatched[0]}).")
     if done.replaced:
         print(f"The older file was in use and is now {done.replaced.name}; remove it when you like.")
     print(f"{done.path}: {size(done.bytes)} in {done.tensors} tensors, {options.precision}, checked.")
@@ -61,11 +64,14 @@ def lora(text: str) -> tuple[Path, float]:
     if not colon or Path(text).exists():
         return Path(text), 1.0
     try:
-        return Path(name), float(strength)
+        number = float(strength)
     except ValueError:
-        if len(name) == 1:  # C:\style.safetensors
-            return Path(text), 1.0
-        raise CheckpointError(f"--lora {text}: '{strength}' is no strength.") from None
+        number = math.nan
+    if math.isfinite(number):
+        return Path(name), number
+    if len(name) == 1:  # C:\style.safetensors
+        return Path(text), 1.0
+    raise CheckpointError(f"--lora {text}: '{strength}' is no strength; give a number, such as 0.8.")
 
 
 class InMegabytes:

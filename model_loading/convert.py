@@ -1,17 +1,16 @@
 """Any checkpoint to one safetensors file in ComfyUI's format, a few rows at a time.
 
-Nothing is mapped and no tensor is held whole, so the memory needed does not depend on the checkpoint's size. The file
-grows under another name beside the target, with a journal of what is finished: a run that was stopped goes on where it
-was. When all is written, it is read back and compared with the journal, and only then takes the target's name.
+The checkpoint is never mapped and no tensor of it is held whole, so the memory needed does not depend on its size.
+The file grows under another name beside the target, with a journal of what is finished: a run that was stopped goes
+on where it was. When all is written, it is read back and compared with the journal, and only then takes the target's
+name. How a weight is written is in ``recipes``, the file itself in ``safetensors_file``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,14 +18,6 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..kernels import nf4
-from ..kernels.quantised import (
-    fp8_scale,
-    fp8_with_scale,
-    quantise_int8,
-    quantise_nf4,
-    rotation_group,
-)
 from ..model.config import VARIANTS, TransformerConfig
 from .builder import check_weights
 from .checkpoint import Checkpoint, open_checkpoint
@@ -34,12 +25,12 @@ from .find import part_folder
 from .inspect import NETWORKS
 from .keys import Kind, kind_of, map_names
 from .layouts import METADATA, published
-from .lora import LoraPatch, merge_rows
 from .lora_file import read_lora
-from .safetensors_file import Entry, OnProgress, Places, UnfinishedFile
+from .recipes import PACKAGES, TARGETS, Recipe, Rows, plain, recipe
+from .safetensors_file import OnProgress, Places, UnfinishedFile
 
-TARGETS = ("bf16", "fp8", "int8", "nf4")
-CHUNK_ENTRIES = 1 << 22  # numbers that are worked on at once: 16 MB in float32, several times in all
+# Ending of a tokeniser's file -> ComfyUI's name of the tensor, and how the content begins.
+TOKENIZERS = {".model": ("spiece_model", b"\n"), ".json": ("tokenizer_json", b"{")}
 MAX_TOKENIZER_BYTES = 256 << 20
 
 
@@ -55,40 +46,6 @@ class Conversion:
     replaced: Path | None = None  # an older file in use by another program, moved here
 
 
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """The rows of one published weight, LoRA merged, as often as they are asked for."""
-
-    shape: tuple[int, ...]
-    read: Callable[[int, int], Tensor]
-    patches: Sequence[tuple[Sequence[LoraPatch], float]] = ()
-
-    def chunks(self, multiple: int = 1) -> Iterator[Tensor]:
-        """Runs of rows; all but the last have a whole multiple of ``multiple`` rows."""
-        height = self.shape[0] if self.shape else 1
-        width = max(1, math.prod(self.shape) // max(height, 1))
-        step = max(multiple, CHUNK_ENTRIES // width // multiple * multiple)
-        if any(patch.needs_whole_weight for patches, _ in self.patches for patch in patches):
-            step = max(height, 1)
-        for start in range(0, height, step):
-            rows = self.read(start, min(start + step, height))
-            for patches, strength in self.patches:
-                rows = merge_rows(rows, start, patches, strength)
-            yield rows
-
-
-Pieces = Iterator[tuple[str, Tensor]]  # which entry, and the numbers that come next in it
-
-
-@dataclass(frozen=True, slots=True)
-class _Recipe:
-    """How one weight is written: its tensors, what marks them, and what makes them of its rows."""
-
-    entries: tuple[Entry, ...]
-    pieces: Callable[[_Rows], Pieces]
-    marker: Mapping | None = None
-
-
 def convert(
     source: str | Path,
     target: str | Path,
@@ -102,16 +59,19 @@ def convert(
 
     ``loras`` are (file, strength), merged in order; ``tokenizer`` (tokenizer.json or a sentencepiece model) is put
     into a text encoder's file. Raises CheckpointError before anything is written where the source, a LoRA or the
-    room on the disk does not do; where it is interrupted, the unfinished file stays for the next run.
+    room on the disk does not do, and HappyHorseError where a package is missing; where it is interrupted, the
+    unfinished file stays for the next run, and an older file at ``target`` as it was.
     """
     source, target = part_folder(source, "transformer"), Path(target)
     checkpoint = open_checkpoint(source)
+    adapters = [(open_checkpoint(path), strength) for path, strength in loras]
+    _check_target(
+        target, [source, *_files(checkpoint), *(file for lora, _ in adapters for file in _files(lora))]
+    )
     kind = kind_of(checkpoint.names)
     if kind is None:
         raise CheckpointError(f"{source} is no part of this model; nothing was written.")
-    if precision != "bf16" and kind.projections is None:
-        raise CheckpointError(f"The {kind.title} has no quantised form; convert it with --precision bf16.")
-    _check_target(source, target)
+    _check_precision(precision, kind)
     try:
         view = published(checkpoint.renamed(map_names(kind, checkpoint.names)))
     except CheckpointError as error:
@@ -119,59 +79,81 @@ def convert(
     with torch.device("meta"):
         network = NETWORKS[kind.name](view)
     check_weights(network, view)
-    patches, unmatched = _patches(kind, view, loras)
+    patches, unmatched = _patches(kind, view, adapters)
     recipes = {
-        name: _recipe(name, parameter, view, kind, precision, name in patches)
+        name: recipe(name, parameter, view, kind, precision, is_patched=name in patches)
         for name, parameter in network.state_dict().items()
     }
     rows = {
-        name: _Rows(shape, lambda a, b, name=name: view.rows(name, a, b), patches.get(name, ()))
+        name: Rows(name, shape, lambda a, b, name=name: view.rows(name, a, b), patches.get(name, ()))
         for name, shape in view.shapes.items()
     }
-    for name, content in _tokenizers(kind, checkpoint, tokenizer).items():
-        recipes[name] = _plain(name, torch.uint8, tuple(content.shape))
-        rows[name] = _Rows(tuple(content.shape), lambda a, b, content=content: content[a:b])
-    places = Places.of(
-        {name: recipe.entries for name, recipe in recipes.items()}, _metadata(recipes, precision)
-    )
-    file = UnfinishedFile(target, places, _job(source, checkpoint, loras))
-    resumed = file.begin()
-    for name, recipe in recipes.items():
-        if name not in resumed:
-            file.write(name, recipe.pieces(rows[name]))
-        if on_progress:
-            on_progress("writing", file.bytes_done, places.bytes)
-    file.verify(on_progress)
-    moved = file.finish()
-    return Conversion(target, target.stat().st_size, len(places.entries), len(resumed), unmatched, moved)
+    embedded = _tokenizers(kind, checkpoint, tokenizer)
+    for name, content in embedded.items():
+        recipes[name] = plain(name, torch.uint8, tuple(content.shape))
+        rows[name] = Rows(name, tuple(content.shape), lambda a, b, content=content: content[a:b])
+    places = Places.of({name: made.entries for name, made in recipes.items()}, _metadata(recipes, precision))
+    file = UnfinishedFile(target, places, _job(checkpoint, adapters, embedded))
+    try:
+        resumed = file.begin()
+        for name, made in recipes.items():
+            if name not in resumed:
+                file.write(name, made.pieces(rows[name]))
+            if on_progress:
+                on_progress("writing", file.bytes_done, places.bytes)
+        file.verify(on_progress)
+        moved = file.finish()
+        return Conversion(target, target.stat().st_size, len(places.entries), len(resumed), unmatched, moved)
+    except OSError as error:  # a disk that is full, a network drive that went away
+        raise CheckpointError(
+            f"{target.name} could not be written: {error.strerror or error}"
+            f"{f' ({error.filename})' if error.filename else ''}. What is finished stays in {file.path.name}; "
+            "run the same command again to go on."
+        ) from None
 
 
-def _check_target(source: Path, target: Path) -> None:
+def _files(checkpoint: Checkpoint) -> list[Path]:
+    """The files that its tensors lie in."""
+    return sorted({checkpoint.source_of(name)[0].path for name in checkpoint.names})
+
+
+def _check_target(target: Path, read: Iterable[Path]) -> None:
+    """``read`` are the files that must not be written to."""
     if target.suffix != ".safetensors":
         raise CheckpointError(f"{target} should end in .safetensors: that is what is written.")
     if not target.parent.is_dir():
         raise CheckpointError(f"The folder {target.parent} does not exist; make it, or name another.")
     if target.is_dir():
         raise CheckpointError(f"{target} is a folder; name a file.")
-    sources = (
-        {source.resolve(), *(file.resolve() for file in source.glob("*"))}
-        if source.is_dir()
-        else {source.resolve()}
-    )
-    if target.resolve() in sources:
-        raise CheckpointError(f"{target} is what is converted; name another file, so that nothing is lost.")
+    written = {path.resolve() for path in UnfinishedFile.paths(target)}
+    for file in read:
+        if file.resolve() in written:
+            raise CheckpointError(f"{file} is what is converted; name another file, so that nothing is lost.")
 
 
-def _patches(kind: Kind, view: Checkpoint, loras) -> tuple[dict, tuple[str, ...]]:
+def _check_precision(precision: str, kind: Kind) -> None:
+    if precision not in TARGETS:
+        raise CheckpointError(
+            f"There is no precision '{precision}' to convert to; there are {', '.join(TARGETS)}."
+        )
+    if precision != "bf16" and kind.projections is None:
+        raise CheckpointError(f"The {kind.title} has no quantised form; convert it with --precision bf16.")
+    if precision in PACKAGES:
+        PACKAGES[precision]()
+
+
+def _patches(kind: Kind, view: Checkpoint, adapters) -> tuple[dict, tuple[str, ...]]:
     """({weight: [(its patches, strength), …] in the order of the files}, keys that belong to nothing)"""
     patches: dict[str, list] = {}
     unmatched: list[str] = []
-    for path, strength in loras:
+    for file, strength in adapters:
         if kind.name != "transformer":
-            raise CheckpointError(f"{path}: a LoRA changes the transformer, and this is the {kind.title}.")
-        lora = read_lora(open_checkpoint(path), TransformerConfig.from_shapes(view.shapes, VARIANTS["base"]))
+            raise CheckpointError(
+                f"{file.path}: a LoRA changes the transformer, and this is the {kind.title}."
+            )
+        lora = read_lora(file, TransformerConfig.from_shapes(view.shapes, VARIANTS["base"]))
         if lora.refusal:
-            raise CheckpointError(f"{path}: {lora.refusal}")
+            raise CheckpointError(f"{file.path}: {lora.refusal}")
         unmatched += lora.unmatched
         for target in {patch.target for patch in lora.patches}:
             patches.setdefault(target, []).append((lora.of(target), strength))
@@ -180,130 +162,28 @@ def _patches(kind: Kind, view: Checkpoint, loras) -> tuple[dict, tuple[str, ...]
 
 def _tokenizers(kind: Kind, checkpoint: Checkpoint, file: Path | None) -> dict[str, Tensor]:
     """{tensor's name: bytes} of the tokeniser that goes into the file: the one named, else the source's own."""
-    names = {".model": "spiece_model", ".json": "tokenizer_json"}  # as ComfyUI names them
     if file is None:
-        return {name: checkpoint.read(name) for name in names.values() if name in checkpoint.names}
+        return {name: checkpoint.read(name) for name, _ in TOKENIZERS.values() if name in checkpoint.names}
     if kind.name != "text_encoder":
         raise CheckpointError(
             f"{file}: a tokeniser goes into a text encoder's file, and this is the {kind.title}."
         )
-    if file.suffix not in names:
+    if file.suffix not in TOKENIZERS:
         raise CheckpointError(f"{file} is neither a tokenizer.json nor a sentencepiece .model.")
+    name, beginning = TOKENIZERS[file.suffix]
     try:
-        if not 0 < file.stat().st_size <= MAX_TOKENIZER_BYTES:
-            raise CheckpointError(f"{file} has {file.stat().st_size:,} bytes; that is no tokeniser.")
-        return {names[file.suffix]: torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8)}
+        size = file.stat().st_size
+        content = file.read_bytes() if 0 < size <= MAX_TOKENIZER_BYTES else b""
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error.strerror}.") from None
+    if not content.startswith(beginning):  # what is published is often a note of where the file lies
+        raise CheckpointError(f"{file} ({size:,} bytes) is no tokeniser by its content; download it again.")
+    return {name: torch.frombuffer(bytearray(content), dtype=torch.uint8)}
 
 
-def _recipe(
-    name, parameter: Tensor, view: Checkpoint, kind: Kind, precision: str, is_patched: bool
-) -> _Recipe:
-    shape = tuple(parameter.shape)
-    if precision == "bf16" or kind.projections is None or not re.search(kind.projections, name):
-        return _plain(name, parameter.dtype, shape)
-    if not is_patched and (kept := _kept(name, view, precision)):
-        return kept
-    return {"fp8": _fp8, "int8": _int8, "nf4": _nf4}[precision](name, shape)
-
-
-def _plain(name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> _Recipe:
-    entry = Entry(name, str(dtype).removeprefix("torch."), shape)
-    return _Recipe((entry,), lambda rows: ((name, chunk.to(dtype)) for chunk in rows.chunks()))
-
-
-def _fp8(name: str, shape: tuple[int, int]) -> _Recipe:
-    scale_name = f"{name}_scale"
-
-    def pieces(rows: _Rows) -> Pieces:
-        largest = torch.zeros(())
-        for chunk in rows.chunks():
-            largest = torch.maximum(largest, chunk.float().abs().amax())
-        scale = fp8_scale(largest)
-        yield scale_name, scale
-        for chunk in rows.chunks():
-            yield name, fp8_with_scale(chunk, scale).data
-
-    entries = Entry(name, "float8_e4m3fn", shape), Entry(scale_name, "float32", ())
-    # Without an input scale stock ComfyUI would cast activations to FP8 unscaled.
-    return _Recipe(entries, pieces, {"format": "float8_e4m3fn", "full_precision_matrix_mult": True})
-
-
-def _int8(name: str, shape: tuple[int, int]) -> _Recipe:
-    group = rotation_group(shape[1])
-    padded = (shape[0], -(-shape[1] // group) * group)
-
-    def pieces(rows: _Rows) -> Pieces:
-        for chunk in rows.chunks():
-            weight = quantise_int8(chunk)
-            yield name, weight.data
-            yield f"{name}_scale", weight.scales["weight_scale"]
-
-    entries = Entry(name, "int8", padded), Entry(f"{name}_scale", "float32", (shape[0], 1))
-    marker = {"format": "int8_tensorwise", "convrot": True, "convrot_groupsize": group}
-    if padded != shape:
-        marker["orig_shape"] = list(shape)
-    return _Recipe(entries, pieces, marker)
-
-
-def _nf4(name: str, shape: tuple[int, int]) -> _Recipe:
-    count = math.prod(shape)
-    about = {"quant_type": "nf4", "blocksize": nf4.BLOCK, "dtype": "bfloat16", "shape": list(shape)}
-    state = torch.tensor(list(json.dumps(about).encode()), dtype=torch.uint8)
-    state_name = f"{name}.quant_state.bitsandbytes__nf4"
-
-    def pieces(rows: _Rows) -> Pieces:
-        yield state_name, state
-        for number, chunk in enumerate(rows.chunks(nf4.BLOCK // math.gcd(nf4.BLOCK, shape[1]))):
-            weight = quantise_nf4(chunk.float())
-            yield name, weight.data
-            yield f"{name}.absmax", weight.scales["absmax"]
-            if not number:
-                yield f"{name}.quant_map", weight.scales["quant_map"]
-
-    entries = (
-        Entry(name, "uint8", (-(-count // 2), 1)),
-        Entry(f"{name}.absmax", "float32", (-(-count // nf4.BLOCK),)),
-        Entry(f"{name}.quant_map", "float32", (16,)),
-        Entry(state_name, "uint8", tuple(state.shape)),
-    )
-    return _Recipe(entries, pieces)
-
-
-def _kept(name: str, view: Checkpoint, precision: str) -> _Recipe | None:
-    """The stored numbers themselves, where the source holds one piece in the format that is wanted."""
-    source, stored = view.source_of(name)
-    piece = source.piece(stored)
-    wanted = {"fp8": "float8_e4m3fn", "int8": "int8_tensorwise"}.get(precision)
-    if piece is None or piece.format != wanted or "weight_scale" not in piece.scales or len(piece.shape) != 2:
-        return None
-    if precision == "int8" and not piece.settings.get("convrot"):
-        return None
-    made = _fp8(name, piece.shape) if precision == "fp8" else _int8(name, piece.shape)
-    group = piece.settings.get("convrot_groupsize", 256)
-    if precision == "int8" and made.marker["convrot_groupsize"] != group:
-        return None
-    scale = source.stored_rows(piece, 0, 1).scales["weight_scale"]
-    by_row = scale.ndim > 0
-
-    def pieces(_: _Rows) -> Pieces:
-        step = max(1, CHUNK_ENTRIES * 4 // piece.shape[1])
-        for start in range(0, piece.shape[0], step):
-            weight = source.stored_rows(piece, start, min(start + step, piece.shape[0]))
-            yield name, weight.data
-            if by_row or not start:
-                yield f"{name}_scale", weight.scales["weight_scale"]
-
-    scales = Entry(f"{name}_scale", "float32", (piece.shape[0], 1) if by_row else ())
-    return _Recipe((made.entries[0], scales), pieces, made.marker)
-
-
-def _metadata(recipes: Mapping[str, _Recipe], precision: str) -> dict[str, str]:
+def _metadata(recipes: Mapping[str, Recipe], precision: str) -> dict[str, str]:
     layers = {
-        name.removesuffix(".weight"): recipe.marker
-        for name, recipe in recipes.items()
-        if recipe.marker is not None
+        name.removesuffix(".weight"): made.marker for name, made in recipes.items() if made.marker is not None
     }
     metadata = {"format": "pt", "converted_by": "ComfyUI-HappyHorse", "precision": precision}
     if layers:
@@ -311,9 +191,13 @@ def _metadata(recipes: Mapping[str, _Recipe], precision: str) -> dict[str, str]:
     return metadata
 
 
-def _job(source: Path, checkpoint: Checkpoint, loras) -> str:
-    """What the unfinished file of an earlier run must agree with: the sources' names, sizes and dates."""
-    files = sorted(source.iterdir()) if source.is_dir() else [source]
-    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
-    added = [(str(path), Path(path).stat().st_size, Path(path).stat().st_mtime_ns, s) for path, s in loras]
-    return hashlib.sha256(repr((stats, added, sorted(checkpoint.names))).encode()).hexdigest()
+def _job(checkpoint: Checkpoint, adapters, embedded: Mapping[str, Tensor]) -> str:
+    """What the unfinished file of an earlier run must agree with, beyond its header, which shows the precision."""
+
+    def stats(read: Checkpoint):
+        files = [(file.resolve(), file.stat()) for file in _files(read)]
+        return [(str(file), stat.st_size, stat.st_mtime_ns) for file, stat in files]
+
+    tokenizers = [(name, hashlib.sha256(content.numpy()).hexdigest()) for name, content in embedded.items()]
+    said = stats(checkpoint), [(stats(lora), strength) for lora, strength in adapters], tokenizers
+    return hashlib.sha256(repr(said).encode()).hexdigest()

@@ -20,7 +20,8 @@ from ..errors import CheckpointError
 from .header import DTYPES
 
 CODES = {title: code for code, (_, title) in DTYPES.items()}
-PARTIAL, JOURNAL, ASIDE = ".part", ".part.journal", ".old"
+# Not ".part": browsers call a download so while it comes in.
+PARTIAL, JOURNAL, ASIDE = ".unfinished", ".unfinished.journal", ".old"
 BLOCK = 16 << 20  # bytes read at once where a file is checked
 
 OnProgress = Callable[[str, int, int], None]  # (stage, done, total)
@@ -84,10 +85,14 @@ class UnfinishedFile:
 
     def __init__(self, target: Path, places: Places, job: str):
         self.target, self.places, self.job = target, places, job
-        self.path = target.with_name(target.name + PARTIAL)
-        self.journal = target.with_name(target.name + JOURNAL)
+        _, self.path, self.journal = self.paths(target)
         self.sums: dict[str, int] = {}  # CRC-32 of each finished tensor
         self.bytes_done = 0
+
+    @staticmethod
+    def paths(target: Path) -> tuple[Path, Path, Path]:
+        """All that is written for ``target``: itself, the unfinished file and the journal."""
+        return target, target.with_name(target.name + PARTIAL), target.with_name(target.name + JOURNAL)
 
     def begin(self) -> set[str]:
         """Make the file, or take up what an earlier run left; returns the groups that are finished in it.
@@ -95,13 +100,15 @@ class UnfinishedFile:
         Raises CheckpointError where the disk has no room for it.
         """
         finished = self._finished_before()
-        size = len(self.places.header) + self.places.bytes
+        self._check_room()
+        with self.path.open("r+b" if finished else "wb") as file:
+            file.write(self.places.header)  # also where it goes on: the journal does not vouch for it
+            file.truncate(self._size)
         if not finished:
-            self._check_room(size)
-            with self.path.open("wb") as file:
-                file.write(self.places.header)
-                file.truncate(size)
             self.journal.write_text(json.dumps(self._title()) + "\n", encoding="utf-8")
+        elif not self.journal.read_bytes().endswith(b"\n"):  # the last line was cut
+            with self.journal.open("a", encoding="utf-8") as file:
+                file.write("\n")
         return finished
 
     def write(self, group: str, pieces: Iterable[tuple[str, Tensor]]) -> None:
@@ -123,20 +130,20 @@ class UnfinishedFile:
             assert ends[name] == wanted, f"{name}: {ends[name]} of {wanted} bytes were made"
         with self.journal.open("a", encoding="utf-8") as file:
             file.write(json.dumps([group, sums]) + "\n")
-        self._take(group, sums)
+        self._take(sums)
 
     def verify(self, on_progress: OnProgress | None = None) -> None:
         """Read all of it back; CheckpointError names the first tensor that is not what was written."""
         done = 0
         with self.path.open("rb") as file:
-            is_whole = file.read(len(self.places.header)) == self.places.header
+            # So that the disk is read, and not the memory that it was written from.
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            if file.read(len(self.places.header)) != self.places.header:
+                raise self._damaged("its header")
             for name, entry in self.places.entries.items():
-                if not is_whole or _sum_at(file, self.places.offsets[name], entry.bytes) != self.sums[name]:
-                    self.discard()
-                    raise CheckpointError(
-                        f"{self.path.name} does not hold what was written (first: {name}); the disk may be failing. "
-                        "The unfinished file was removed; nothing else was touched."
-                    )
+                if _sum_at(file, self.places.offsets[name], entry.bytes) != self.sums[name]:
+                    raise self._damaged(name)
                 done += entry.bytes
                 if on_progress:
                     on_progress("checking", done, self.places.bytes)
@@ -149,67 +156,86 @@ class UnfinishedFile:
         aside = None
         try:
             os.replace(self.path, self.target)
-        except PermissionError:
-            aside = next(
-                path
-                for number in range(10_000)
-                if not (path := self.target.with_name(f"{self.target.name}{ASIDE}{number or ''}")).exists()
-            )
-            try:
-                os.rename(self.target, aside)
-                os.replace(self.path, self.target)
-            except OSError as error:
-                raise CheckpointError(
-                    f"{self.target.name} is in use and cannot be replaced ({error.strerror}). All is written in "
-                    f"{self.path.name}: close the program that uses the old file and run the same command again."
-                ) from None
+        except OSError as error:
+            aside = self._replace_after_moving(error)
         self.journal.unlink(missing_ok=True)
         return aside
 
-    def discard(self) -> None:
-        """Remove what is unfinished."""
-        self.path.unlink(missing_ok=True)
-        self.journal.unlink(missing_ok=True)
+    def _replace_after_moving(self, error: OSError) -> Path:
+        """Where the older file went; CheckpointError, and all as it was, where that does not help either."""
+        names = (f"{self.target.name}{ASIDE}{number or ''}" for number in range(10_000))
+        aside = next(path for name in names if not (path := self.target.with_name(name)).exists())
+        try:
+            if not self.target.exists():
+                raise error
+            os.rename(self.target, aside)
+            try:
+                os.replace(self.path, self.target)
+            except OSError:
+                os.rename(aside, self.target)
+                raise
+        except OSError as last:
+            raise CheckpointError(
+                f"{self.target.name} is in use or protected ({last.strerror}). All is written in {self.path.name}: "
+                "close the program that uses the old file and run the same command again."
+            ) from None
+        return aside
+
+    @property
+    def _size(self) -> int:
+        return len(self.places.header) + self.places.bytes
+
+    def _damaged(self, what: str) -> CheckpointError:
+        return CheckpointError(
+            f"{self.path.name} does not hold what was written (first: {what}); {self.target.name} was not touched. "
+            "Run the same command again: only what is damaged is written again. If that does not help, the disk is "
+            "failing; name another."
+        )
 
     def _title(self) -> dict:
         return {"job": self.job, "header": zlib.crc32(self.places.header), "bytes": self.places.bytes}
 
-    def _take(self, group: str, sums: Mapping[str, int]) -> None:
+    def _take(self, sums: Mapping[str, int]) -> None:
         self.sums.update(sums)
         self.bytes_done += sum(self.places.entries[name].bytes for name in sums)
 
     def _finished_before(self) -> set[str]:
         """Groups of the journal whose bytes are still what it says."""
-        size = len(self.places.header) + self.places.bytes
         try:
             lines = self.journal.read_text(encoding="utf-8").splitlines()
-            if self.path.stat().st_size != size or json.loads(lines[0]) != self._title():
+            if self.path.stat().st_size != self._size or json.loads(lines[0]) != self._title():
                 return set()
         except (OSError, ValueError, IndexError):
             return set()
         finished = set()
         with self.path.open("rb") as file:
             for line in lines[1:]:
-                with suppress(
-                    ValueError, KeyError, TypeError, AttributeError
-                ):  # the last line may be half a line
+                # The last line may be half a line.
+                with suppress(ValueError, KeyError, TypeError, AttributeError):
                     group, sums = json.loads(line)
-                    if sums.keys() == set(self.places.groups[group]) and all(
-                        _sum_at(file, self.places.offsets[name], self.places.entries[name].bytes)
-                        == sums[name]
-                        for name in sums
-                    ):
+                    # What was damaged and written again has two lines.
+                    if group not in finished and self._holds(file, group, sums):
                         finished.add(group)
-                        self._take(group, sums)
+                        self._take(sums)
         return finished
 
-    def _check_room(self, size: int) -> None:
+    def _holds(self, file, group: str, sums: Mapping[str, int]) -> bool:
+        offsets, entries = self.places.offsets, self.places.entries
+        return sums.keys() == set(self.places.groups[group]) and all(
+            _sum_at(file, offsets[name], entries[name].bytes) == sums[name] for name in sums
+        )
+
+    def _check_room(self) -> None:
         free = shutil.disk_usage(self.target.parent).free
-        if self.path.exists():
-            free += self.path.stat().st_size
-        if free < size:
+        if self.bytes_done:
+            free += self.bytes_done
+        elif self.path.exists():
+            # Begun anew, it gives back what it takes: less than its size where it has holes.
+            stat = self.path.stat()
+            free += getattr(stat, "st_blocks", stat.st_size / 512) * 512
+        if free < self._size:
             raise CheckpointError(
-                f"{self.target.name} will have {size / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free in "
+                f"{self.target.name} will have {self._size / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free in "
                 f"{self.target.parent}. Make room, or name another disk."
             )
 
