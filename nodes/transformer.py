@@ -22,7 +22,7 @@ import comfy.supported_models_base
 import comfy.utils
 import torch
 from comfy.ldm.modules.attention import optimized_attention
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import CheckpointError, ConditioningError
 from ..kernels import modality_linear
@@ -93,6 +93,14 @@ class HostTransformer(JointTransformer):
         return [torch.stack([part[stream] for part in out]) for stream in range(2)]
 
     def _sample(self, video, audio, text, options):
+        context = self.host_context(SequenceLayout.of(video, audio, text), video.device, options)
+        return super().forward(
+            video, audio, text, context, run_blocks=lambda h, c: self._blocks(h, c, options)
+        )
+
+    def host_context(self, layout: SequenceLayout, device, options) -> Context:
+        """What the blocks share, with the host's attention."""
+
         def attend(q, k, v):
             heads = q.shape[1]
             q, k, v = (part.transpose(0, 1).unsqueeze(0) for part in (q, k, v))
@@ -101,27 +109,35 @@ class HostTransformer(JointTransformer):
             )
             return out.squeeze(0).unflatten(-1, (heads, -1))
 
-        layout = SequenceLayout.of(video, audio, text)
-        context = self.context(layout, video.device, attend)
-        return super().forward(
-            video, audio, text, context, run_blocks=lambda h, c: self._blocks(h, c, options)
-        )
+        return self.context(layout, device, attend)
 
     def _blocks(self, h: Tensor, context: Context, options) -> Tensor:
         """All blocks, with the host's replacements and its prefetching of offloaded weights."""
-        replacements = options.get("patches_replace", {}).get("dit", {})
         queue = comfy.model_prefetch.make_prefetch_queue(list(self.block.layers), h.device, options)
         for index, block in enumerate(self.block.layers):
             comfy.model_prefetch.prefetch_queue_pop(queue, h.device, block)
-            replacement = replacements.get(("double_block", index))
-            if replacement is None:
-                h = block(h, context)
-            else:
-                original = {"original_block": lambda args, block=block: {"img": block(args["img"], context)}}
-                h = replacement({"img": h, "transformer_options": options}, original)["img"]
+            h = run_block(index, block, h, context, options)
         if queue is not None:
             comfy.model_prefetch.prefetch_queue_pop(queue, h.device, None)
         return h
+
+
+def run_block(index: int, block: nn.Module, h: Tensor, context: Context, options) -> Tensor:
+    """[N, D] -> [N, D]: one block, or what the host's user has put in its place."""
+    replacement = options.get("patches_replace", {}).get("dit", {}).get(("double_block", index))
+    if replacement is None:
+        return block(h, context)
+    original = {"original_block": lambda args: {"img": block(args["img"], context)}}
+    return replacement({"img": h, "transformer_options": options}, original)["img"]
+
+
+def activation_bytes(config: TransformerConfig, values: int) -> float:
+    """What a pass needs beside the weights, for a latent of so many values in all streams of a sample."""
+    # Bytes a token holds at the widest place of a block: the up-projection's result, its float32 copy and
+    # the activation, beside the residual stream with a branch.
+    token_bytes = 10 * max(block.inner_size for block in config.blocks) * 2 + 12 * config.hidden_size
+    tokens = values / config.video_features + 1024  # audio and text are few beside the video
+    return tokens * token_bytes + 512 * 1024**2
 
 
 class FlowSampling(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
@@ -140,16 +156,11 @@ class FlowSampling(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_s
 class HostModel(comfy.model_base.BaseModel):
     """What the host's samplers hold: the network, its latents and its conditioning."""
 
-    def __init__(self, config: HostConfig, variant: str):
-        super().__init__(config, comfy.model_base.ModelType.FLOW, unet_model=HostTransformer)
+    def __init__(self, config: HostConfig, variant: str, network=HostTransformer):
+        super().__init__(config, comfy.model_base.ModelType.FLOW, unet_model=network)
         self.model_sampling = FlowSampling(config)
         self.variant = variant
-        sizes = config.unet_config["config"]
-        # Bytes a token holds at the widest place of a block: the up-projection's result, its float32 copy and
-        # the activation, beside the residual stream with a branch.
-        self.token_bytes = 10 * max(block.inner_size for block in sizes.blocks) * 2 + 12 * sizes.hidden_size
-        self.text_features = sizes.text_features
-        self.video_features = sizes.video_features
+        self.text_features = config.unet_config["config"].text_features
 
     def get_dtype_inference(self):
         # Latents and text features enter the float32 adapter; rounding is the projections' own matter.
@@ -186,8 +197,7 @@ class HostModel(comfy.model_base.BaseModel):
         return latent_image
 
     def memory_required(self, input_shape, cond_shapes=None):
-        tokens = input_shape[-1] / self.video_features + 1024  # audio and text are few beside the video
-        return tokens * self.token_bytes + 512 * 1024**2
+        return activation_bytes(self.model_config.unet_config["config"], input_shape[-1])
 
     def _on_video(self, latent, change):
         """Apply to the video of a nested latent, of the flat pack, or of a plain video latent."""
