@@ -1,12 +1,20 @@
-"""The two clamped activations of the feed-forward layers, both x*sigmoid(1.702 x) at heart."""
+"""The two clamped activations of the feed-forward layers, both x*sigmoid(1.702 x) at heart.
 
-from __future__ import annotations
+Letters: N rows, M entries after the activation.
+"""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from .registry import needs_triton, operation
 
 LIMIT = 7.0
 SLOPE = 1.702
+FP8 = torch.float8_e4m3fn
+# What a result is multiplied with before it becomes FP8 e4m3: the clamps bound SwiGLU7 by 7*(7 + 1) = 56 and GELU7 by
+# 7, so these powers of two fill the format's 448 without looking at the numbers, and lose nothing of them.
+FP8_GAIN = {"swiglu7": 8.0, "gelu7": 64.0}
 
 
 def swiglu7(x: Tensor) -> Tensor:
@@ -26,3 +34,34 @@ def gelu7(x: Tensor) -> Tensor:
 
 
 ACTIVATIONS = {"swiglu7": swiglu7, "gelu7": gelu7}
+
+
+@operation(fake=lambda up, kind, dtype, width: up.new_empty((up.shape[0], width), dtype=dtype))
+def activate(up: Tensor, kind: str, dtype: torch.dtype, width: int) -> Tensor:
+    """[N, M or 2M] -> [N, width]: the activation rounded once to ``dtype``, with zeros behind its M columns.
+
+    In FP8 e4m3 the numbers are ``FP8_GAIN`` times larger: what multiplies with them has the reciprocal as scale.
+    """
+    values = ACTIVATIONS[kind](up)
+    assert width >= values.shape[-1], f"{values.shape[-1]} columns do not fit in {width}"
+    if dtype == FP8:
+        values = values * FP8_GAIN[kind]
+    if width > values.shape[-1]:
+        values = F.pad(values, (0, width - values.shape[-1]))
+    return values.to(dtype)
+
+
+def _refuses(up: Tensor, dtype: torch.dtype) -> str | None:
+    if up.dim() != 2 or up.stride(-1) != 1:
+        return f"rows of {tuple(up.shape)} do not lie entry by entry in memory"
+    return needs_triton(up, fp8=dtype == FP8)
+
+
+@activate.fast("triton", refuses=lambda up, kind, dtype, width: _refuses(up, dtype))
+def _(up: Tensor, kind: str, dtype: torch.dtype, width: int) -> Tensor:
+    from .triton.activation import plan
+
+    gain = FP8_GAIN[kind] if dtype == FP8 else 1.0
+    launch, out = plan(up, kind == "swiglu7", dtype, width, gain, LIMIT, SLOPE)
+    launch.run()
+    return out

@@ -156,6 +156,23 @@ def fp8_activations(x: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Ten
     return kitchen().quantize_per_tensor_fp8(x, scale, FP8), scale.float()
 
 
+def fp8_product(x: Tensor, scale: Tensor, weight: QuantisedWeight, dtype: torch.dtype) -> Tensor:
+    """FP8 rows x [N, K], or wider with zeros after K, with one scale -> [N, M]."""
+    # Zeros where the matrix units ask for whole multiples; they change nothing.
+    whole = x.shape[1] + -x.shape[1] % FP8_ALIGNMENT
+    wide = whole - weight.data.shape[1]
+    tall = -weight.shape[0] % FP8_ALIGNMENT
+    stored = weight.data
+    if whole > x.shape[1]:
+        x = F.pad(x.view(torch.uint8), (0, whole - x.shape[1])).view(FP8)
+    if wide or tall:
+        stored = F.pad(stored.view(torch.uint8), (0, wide, 0, tall)).view(stored.dtype)
+    # The weight's scale is applied to the result, so that one per row serves as well as one per tensor.
+    one = torch.ones((), dtype=torch.float32, device=x.device)
+    out = kitchen().scaled_mm_v2.scaled_mm_v2(x, stored.t(), scale, one, out_dtype=torch.bfloat16)
+    return _scale_result(out[:, : weight.shape[0]].to(dtype), weight)
+
+
 def kitchen():
     """The package comfy_kitchen, or an error that names it."""
     try:
@@ -204,17 +221,7 @@ def _fp8_linear(x: Tensor, weight: QuantisedWeight, products: Products) -> Tenso
     if products != "fast" or weight.data.dtype != FP8 or not _has_fp8_units(x.device):
         return _scale_result(F.linear(x, weight.data.to(x.dtype)), weight)
     data, scale = fp8_activations(x, weight.scales.get("input_scale"))
-    # Zeros where the matrix units ask for whole multiples; they change nothing.
-    wide = -x.shape[1] % FP8_ALIGNMENT
-    tall = -weight.shape[0] % FP8_ALIGNMENT
-    stored = weight.data
-    if wide or tall:
-        data = F.pad(data.view(torch.uint8), (0, wide)).view(FP8)
-        stored = F.pad(stored.view(torch.uint8), (0, wide, 0, tall)).view(stored.dtype)
-    # The weight's scale is applied to the result, so that one per row serves as well as one per tensor.
-    one = torch.ones((), dtype=torch.float32, device=x.device)
-    out = kitchen().scaled_mm_v2.scaled_mm_v2(data, stored.t(), scale, one, out_dtype=torch.bfloat16)
-    return _scale_result(out[:, : weight.shape[0]].to(x.dtype), weight)
+    return fp8_product(data, scale, weight, x.dtype)
 
 
 @cache
@@ -243,7 +250,7 @@ def _int8_linear(x: Tensor, weight: QuantisedWeight, products: Products) -> Tens
         return _scale_result(F.linear(x, weight.data.to(x.dtype)), weight)
     if products == "weights":
         return _weights_only(x, weight, products)
-    x = F.pad(x, (0, weight.data.shape[1] - weight.shape[1]))
+    x = F.pad(x, (0, weight.data.shape[1] - x.shape[1]))  # which may come with zeros after K already
     return kitchen().int8_linear(
         x, weight.data, weight.scales["weight_scale"], None, x.dtype, True, weight.group
     )

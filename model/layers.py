@@ -5,6 +5,7 @@ a permutation. Letters: N tokens, D hidden, H query heads, G key heads, E head e
 
 Precision, as in the reference: norms, rotary, activation, gate and the residual stream are float32; what
 enters and leaves a projection has the projections' dtype (bfloat16, or float32 to switch rounding off).
+Each operation between two projections is one of ``kernels``, which a card runs as one kernel: 12 in a layer.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels import (
-    ACTIVATIONS,
+    activate,
+    add_norm,
     attention,
-    gate_heads,
+    feed_forward,
+    gate_rows,
+    is_fused,
     modality_linear,
+    norm_rope,
+    norm_rows,
     range_attention,
-    rms_norm,
-    rotate,
 )
 from ..kernels.attention import Range
 from .config import MODALITIES, BlockSpec, TransformerConfig
@@ -38,19 +42,24 @@ class Context:
     rope: Tensor  # [N, 6B]
     ranges: Sequence[tuple[Range, Range]]  # what a local block's rows see
     attend: Attend = attention
+    mlp_rows: int | None = None  # that go through a feed-forward layer at once; None: all
+
+    def mlp_takes(self, count: int) -> bool:
+        """Whether so many rows go through a feed-forward layer at once."""
+        return self.mlp_rows is None or self.mlp_rows >= count
 
 
 class RMSNorm(nn.Module):
-    """RMS norm with weights stored as deviations from one, in float32."""
+    """RMS norm with weights stored as deviations from one, shared or per modality."""
 
     def __init__(self, size: int, *, per_modality: bool = False):
         super().__init__()
-        self.per_modality = per_modality
         count = size * (MODALITIES if per_modality else 1)
         self.weight = nn.Parameter(torch.zeros(count, dtype=torch.float32), requires_grad=False)
 
-    def forward(self, x: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
-        return rms_norm(x, self.weight, sizes if self.per_modality else None)
+    def forward(self, x: Tensor, sizes: Sequence[int] = (), dtype: torch.dtype = torch.float32) -> Tensor:
+        """[N, D] float32 -> [N, D], rounded once; ``sizes`` are the rows of each modality where weights differ."""
+        return norm_rows(x, self.weight, sizes, dtype)
 
 
 class PerModalityLinear(nn.Linear):
@@ -97,16 +106,16 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """[N, D] float32 -> [N, D] in the projections' dtype."""
         sizes = (context.sizes,) if self.per_modality else ()
-        fused = self.linear_qkv(self.pre_norm(x, context.sizes).to(self.dtype), *sizes)
+        fused = self.linear_qkv(self.pre_norm(x, context.sizes, self.dtype), *sizes)
         q, k, v, gate = fused.split(self.split, dim=-1)
         q, k, v = (rows.unflatten(-1, (-1, self.head_dim)) for rows in (q, k, v))
-        q = rotate(self.q_norm(q, context.sizes), context.rope).to(self.dtype)
-        k = rotate(self.k_norm(k, context.sizes), context.rope).to(self.dtype)
+        weights = self.q_norm.weight, self.k_norm.weight
+        q, k = norm_rope(q, k, *weights, context.sizes, context.rope, self.dtype)
         if self.is_local:
             out = range_attention(q, k, v, context.ranges, context.attend)
         else:
             out = context.attend(q, k, v)
-        return self.linear_proj(gate_heads(out, gate).flatten(1).to(self.dtype), *sizes)
+        return self.linear_proj(gate_rows(out, gate, self.dtype), *sizes)
 
 
 class FeedForward(nn.Module):
@@ -115,7 +124,7 @@ class FeedForward(nn.Module):
     def __init__(self, config: TransformerConfig, spec: BlockSpec, *, ops=nn, dtype: torch.dtype):
         super().__init__()
         self.per_modality, self.dtype = spec.per_modality, dtype
-        self.activation = ACTIVATIONS[spec.activation]
+        self.activation, self.inner_size = spec.activation, spec.inner_size
         width = spec.inner_size * (2 if spec.activation == "swiglu7" else 1)
         self.pre_norm = RMSNorm(config.hidden_size, per_modality=spec.per_modality)
         self.up_gate_proj = projection(spec.per_modality, config.hidden_size, width, ops=ops, dtype=dtype)
@@ -123,11 +132,46 @@ class FeedForward(nn.Module):
             spec.per_modality, spec.inner_size, config.hidden_size, ops=ops, dtype=dtype
         )
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        """[N, D] float32 -> [N, D] in the projections' dtype."""
-        sizes = (context.sizes,) if self.per_modality else ()
-        up = self.up_gate_proj(self.pre_norm(x, context.sizes).to(self.dtype), *sizes)
-        return self.down_proj(self.activation(up).to(self.dtype), *sizes)
+    def forward(self, x: Tensor, context: Context, rows: Tensor | None = None) -> Tensor:
+        """[N, D] float32 -> [N, D] in the projections' dtype; ``rows`` is the norm of x, where that is there already.
+
+        About ``context.mlp_rows`` rows at once: what is between the projections takes 20 times the memory of x.
+        Rows do not see each other here, so the result is the same; where a precision quantises activations with
+        one scale for all rows (FP8 "fast"), each share has its own.
+        """
+        if rows is not None:
+            return self._project(rows, context.sizes)
+        count = x.shape[0]
+        if context.mlp_takes(count):
+            return self._of_rows(x, context.sizes)
+        out = x.new_empty(x.shape, dtype=self.dtype)
+        runs = context.sizes if self.per_modality else (count,)
+        for share in equal_shares(runs, -(-count // context.mlp_rows)):
+            self._write_share(out, x, share)
+        return out
+
+    def _of_rows(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
+        return self._project(self.pre_norm(x, sizes, self.dtype), sizes)
+
+    def _project(self, rows: Tensor, sizes: Sequence[int]) -> Tensor:
+        """Normed rows [N, D] -> [N, D]; where 8-bit kernels run, the activation is done in the first product."""
+        up, down = (getattr(layer, "stored", None) for layer in (self.up_gate_proj, self.down_proj))
+        if up is not None and down is not None:
+            products = self.up_gate_proj.products
+            if is_fused(up, self.activation, products):
+                runs = sizes if self.per_modality else None
+                return feed_forward(rows, up, down, self.activation, runs, products)
+        runs = (sizes,) if self.per_modality else ()
+        rows = self.up_gate_proj(rows, *runs)  # one name for all three: each goes when the next is there
+        rows = activate(rows, self.activation, self.dtype, self.inner_size)
+        return self.down_proj(rows, *runs)
+
+    def _write_share(self, out: Tensor, x: Tensor, share: Sequence[Range]) -> None:
+        parts = [x[start:stop] for start, stop in share]
+        sizes = [len(part) for part in parts]
+        done = self._of_rows(parts[0] if len(parts) == 1 else torch.cat(parts), sizes)
+        for (start, stop), rows in zip(share, done.split(sizes), strict=True):
+            out[start:stop] = rows
 
 
 class Block(nn.Module):
@@ -140,5 +184,27 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """[N, D] float32 -> [N, D] float32: what a branch adds may be rounded, the sum is not."""
-        x = x + self.attention(x, context)
-        return x + self.mlp(x, context)
+        attended, mlp, rows = self.attention(x, context), self.mlp, None
+        if context.mlp_takes(x.shape[0]):
+            x, rows = add_norm(x, attended, mlp.pre_norm.weight, context.sizes, mlp.dtype)
+        else:  # in shares, to save memory: their norms too
+            x = x + attended
+        del attended
+        return x + mlp(x, context, rows)
+
+
+def equal_shares(sizes: Sequence[int], count: int) -> list[list[Range]]:
+    """Rows in runs of ``sizes`` -> ``count`` shares, each a range of every run.
+
+    None of the ranges is empty, because not every quantised product takes no rows: a run of fewer rows than
+    ``count`` has some of them in several shares.
+    """
+    starts = [sum(sizes[:run]) for run in range(len(sizes))]
+    shares = []
+    for number in range(count):
+        share = []
+        for start, size in zip(starts, sizes, strict=True):
+            first = number * size // count
+            share.append((start + first, start + max((number + 1) * size // count, first + 1)))
+        shares.append(share)
+    return shares

@@ -105,21 +105,41 @@ class JointTransformer(nn.Module):
         text: Tensor,
         context: Context | None = None,
         run_blocks: Callable[[Tensor, Context], Tensor] | None = None,
+        *,
+        wants_audio: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """Velocities [C, T, h, w] and [C, L] (noise minus data) in float32.
 
         video_latent [C, T, h, w], audio_latent [C, L], text [N, D] with real rows only. ``context`` may be
-        reused between calls of equal sizes; ``run_blocks`` stands in for the loop over the blocks. Raises
-        SamplingError where the inputs are of another model.
+        reused between calls of equal sizes; ``run_blocks`` stands in for the loop over the blocks;
+        ``wants_audio`` as ``velocities`` has it. Raises SamplingError where the inputs are of another model.
         """
-        self._check(video_latent, audio_latent, text)
         layout = SequenceLayout.of(video_latent, audio_latent, text)
+        x = self.embed(video_latent, audio_latent, text)
         if context is None:
             context = self.context(layout, video_latent.device)
-        x = self.adapter(pack_video(video_latent), pack_audio(audio_latent), text)
-        x = (run_blocks or self.block)(x, context)
+        return self.velocities((run_blocks or self.block)(x, context), layout, wants_audio=wants_audio)
+
+    def embed(self, video_latent: Tensor, audio_latent: Tensor, text: Tensor) -> Tensor:
+        """The first part of ``forward``: what the blocks begin with, [N, D]. Raises SamplingError as it does.
+
+        With ``velocities`` it lets a caller run the blocks for several samples side by side.
+        """
+        self._check(video_latent, audio_latent, text)
+        return self.adapter(pack_video(video_latent), pack_audio(audio_latent), text)
+
+    def velocities(
+        self, x: Tensor, layout: SequenceLayout, *, wants_audio: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """The last part of ``forward``: what the blocks end with, [N, D] -> [C, T, h, w] and [C, L].
+
+        Unless ``wants_audio`` the audio's head is left out and its velocity is zero: super-resolution, and a given
+        voice, put the audio they have in its place at every step.
+        """
         video, audio, _ = x.split(layout.sizes)
         video = self.final_linear_video(self.final_norm_video(video))
+        if not wants_audio:
+            return unpack_video(video, layout), x.new_zeros(self.config.audio_features, layout.audio)
         audio = self.final_linear_audio(self.final_norm_audio(audio))
         return unpack_video(video, layout), unpack_audio(audio)
 

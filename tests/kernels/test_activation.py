@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from comfyui_happyhorse.kernels import ACTIVATIONS, gelu7, swiglu7
+from comfyui_happyhorse.kernels import ACTIVATIONS, activate, gelu7, swiglu7
+from comfyui_happyhorse.kernels.activation import FP8_GAIN
 
 # Inside, at and far beyond each clamp, on both sides.
 VALUES = [-50.0, -8.0, -7.0, -6.5, -1.0, -0.25, 0.0, 0.5, 3.0, 6.9, 7.0, 7.5, 40.0]
@@ -62,3 +63,30 @@ def test_names_of_the_table(near):
     near(ACTIVATIONS["gelu7"](x), [literal_gelu7(2.0), literal_gelu7(-3.0)])
     near(ACTIVATIONS["swiglu7"](x), [literal_swiglu7(2.0, -3.0)])
     assert sorted(ACTIVATIONS) == ["gelu7", "swiglu7"]
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_are_rounded_once_with_zeros_behind(kind, dtype):
+    torch.manual_seed(1)
+    up = (torch.randn(3, 10) * 6).to(dtype)
+    values = ACTIVATIONS[kind](up).to(dtype)
+    width = values.shape[1]
+    assert torch.equal(activate(up, kind, dtype, width), values)
+    padded = activate(up, kind, dtype, width + 3)
+    assert padded.dtype == dtype and torch.equal(padded[:, :width], values) and not padded[:, width:].any()
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_fp8_is_filled_and_never_left(kind):
+    """The clamps bound both activations, so one scale serves every input: largest result times gain is 448."""
+    wide = torch.linspace(-100, 100, 4001)
+    up = wide[:, None] if kind == "gelu7" else torch.cartesian_prod(wide[::16], wide[::16])
+    exact = ACTIVATIONS[kind](up)
+    assert 447 < exact.abs().max() * FP8_GAIN[kind] <= 448
+    rows = activate(up, kind, torch.float8_e4m3fn, 1).float() / FP8_GAIN[kind]
+    assert rows.isfinite().all()
+    # Half a unit of four significant bits; below the smallest normal number half a step of 2^-9.
+    limit = (exact.abs() * 2**-4).clamp(min=2**-10 / FP8_GAIN[kind])
+    assert ((rows - exact).abs() <= limit).all()
+    assert math.log2(FP8_GAIN[kind]).is_integer()

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from comfyui_happyhorse.kernels import rms_norm
+from comfyui_happyhorse.kernels import add_norm, norm_rows, rms_norm
 
 EPSILON = 1e-6
 
@@ -61,3 +61,19 @@ def test_bfloat16_rows_are_normed_in_float32(close, literal):
     out = rms_norm(x, weight)
     assert out.dtype == torch.float32
     close(out, literal(x.double(), weight.double(), [0] * 6), 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_rows_are_rounded_once_behind_the_norm(close, literal, dtype, parts):
+    """With one set of weights the sizes say nothing; with three they choose."""
+    torch.manual_seed(4)
+    x, branch, weight = torch.randn(6, 5), torch.randn(6, 5).to(dtype), torch.randn(5 * parts)
+    kinds = [0, 0, 1, 2, 2, 2] if parts == 3 else [0] * 6
+    found = norm_rows(x, weight, [2, 1, 3], dtype)
+    assert found.dtype == dtype
+    assert torch.equal(found, rms_norm(x, weight, [2, 1, 3] if parts == 3 else None).to(dtype))
+    close(norm_rows(x, weight, [2, 1, 3], torch.float32), literal(x.double(), weight.double(), kinds), 1e-6)
+    total, normed = add_norm(x, branch, weight, [2, 1, 3], dtype)
+    assert torch.equal(total, x + branch.float())
+    assert torch.equal(normed, norm_rows(total, weight, [2, 1, 3], dtype))

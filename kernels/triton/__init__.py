@@ -1,0 +1,1 @@
+"""Triton kernels, each imported by the file of its operation when it first runs."""
