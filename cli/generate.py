@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
+from ..conditioning.feature_cache import DEFAULT_LIMIT, LIMIT_VARIABLE, FeatureCache, size_limit
 from ..conditioning.negative import read_negative
 from ..errors import ConditioningError, HappyHorseError
 from ..media.audio import load_audio
@@ -31,6 +36,9 @@ PARTS = {
     "tokenizer": "tokenizer.json or tokenizer.model, where none lies in or beside the text encoder",
 }
 
+# By platform: the variable that names the folder for caches, and where it is in the user's without one.
+CACHE_PLACES = {"win32": ("LOCALAPPDATA", "AppData/Local"), "darwin": ("XDG_CACHE_HOME", "Library/Caches")}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     sizes = ", ".join(f"{row.base[0]}x{row.base[1]}" for row in SIZES)
@@ -48,6 +56,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=tuple(PRECISIONS),
         default="auto",
         help="how the large weights are kept (default %(default)s: as the file has them)",
+    )
+    weights.add_argument(
+        "--no-text-cache",
+        action="store_true",
+        help="neither read nor keep text features; without this, words met before need no text encoder, and up to "
+        f"{DEFAULT_LIMIT / 1e9:g} GB (the environment's {LIMIT_VARIABLE}) are kept in the user's cache folder",
+    )
+    weights.add_argument(
+        "--clear-text-cache", action="store_true", help="first remove all text features kept so far"
     )
     weights.add_argument("--device", help="cuda, cuda:1, cpu … (default: cuda where there is one)")
 
@@ -105,6 +122,10 @@ def run(options: argparse.Namespace) -> None:
     request = read_request(options)
     if advice := size_advice(request.width, request.height):
         logger.warning(advice)
+    text_cache = FeatureCache(text_cache_folder(os.environ, sys.platform), size_limit(os.environ))
+    if options.clear_text_cache:
+        gone = text_cache.clear()
+        print(f"Prompts removed from {text_cache.folder}: {gone.entries} ({gone.bytes / 1e6:.1f} MB).")
     named = ModelFiles(**{part: getattr(options, part) for part in PARTS})
     film = make_film(
         ModelFiles.locate(options.models, request, named),
@@ -114,6 +135,7 @@ def run(options: argparse.Namespace) -> None:
         policy=PRECISIONS[options.precision],
         save_latents=options.save_latents,
         report=ProgressBars(),
+        text_cache=None if options.no_text_cache else text_cache,
     )
     info = film.info
     print(f"{info.path}: {info.width}x{info.height}, {info.frames} frames, {info.duration:.2f} s")
@@ -143,6 +165,20 @@ def read_request(options: argparse.Namespace) -> FilmRequest:
         align_corners=not options.no_align_corners,
         decoder=options.decoder,
     )
+
+
+def text_cache_folder(environment: Mapping[str, str], platform: str) -> Path:
+    """Where this platform keeps what a program can make again."""
+    variable, below = CACHE_PLACES.get(platform, ("XDG_CACHE_HOME", ".cache"))
+    named = Path(environment.get(variable, ""))
+    if named.is_absolute():  # the standard of Linux takes no relative path
+        base = named
+    else:
+        try:
+            base = Path.home() / below
+        except RuntimeError:  # a container's user without a home
+            base = Path(tempfile.gettempdir())
+    return base / "comfyui-happyhorse" / "text_features"
 
 
 def choose_device(name: str | None) -> torch.device:

@@ -127,16 +127,25 @@ class HappyHorseTextEncoderLoader(io.ComfyNode):
                     advanced=True,
                     tooltip="Path of a tokenizer.json or tokenizer.model, where none lies in or beside the weights.",
                 ),
+                io.Combo.Input(
+                    "cache",
+                    options=["on", "off"],
+                    default="on",
+                    optional=True,
+                    advanced=True,
+                    tooltip="on keeps the text features of each prompt on disk: words met before need no text encoder, "
+                    "after a restart too. Up to 1 GB, in the user folder; HappyHorse Clear Text Cache removes them.",
+                ),
             ],
             outputs=[io.Clip.Output()],
         )
 
     @classmethod
     def execute(
-        cls, text_encoder_name, precision="auto", device="default", tokenizer_file=""
+        cls, text_encoder_name, precision="auto", device="default", tokenizer_file="", cache="on"
     ) -> io.NodeOutput:
         path = full_path("text_encoders", text_encoder_name)
-        return io.NodeOutput(text_encoder.load_clip(path, precision, tokenizer_file or None, device))
+        return io.NodeOutput(text_encoder.load_clip(path, precision, tokenizer_file or None, device, cache))
 
 
 class HappyHorseVideoDecoderLoader(io.ComfyNode):

@@ -1,6 +1,7 @@
 """Imports this checkout as ``comfyui_happyhorse``, the way ComfyUI imports its folder."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -35,6 +36,16 @@ def pytest_generate_tests(metafunc):
     """A test that takes ``title`` runs for every form of a transformer's file."""
     if "title" in metafunc.fixturenames:
         metafunc.parametrize("title", load("forms").FORMS)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _caches_of_our_own(tmp_path_factory):
+    """The user's cache folder is not for tests, nor for the programs they start."""
+    folder, before = str(tmp_path_factory.mktemp("caches")), dict(os.environ)
+    os.environ.update(XDG_CACHE_HOME=folder, LOCALAPPDATA=folder)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,8 @@ comfy.options.enable_args_parsing()
 
 import folder_paths  # noqa: E402
 
+folder_paths.set_user_directory(str(WORK / "user"))  # not the checkout's
+
 import nodes as stock  # noqa: E402
 
 for kind in ("diffusion_models", "text_encoders", "vae"):
