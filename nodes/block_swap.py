@@ -10,23 +10,26 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import comfy.model_management
 import comfy.model_patcher
 import comfy.patcher_extension
+import torch
 from comfy_api.latest import io
 
 from ..errors import ConditioningError, SamplingError
-from ..model.config import VARIANTS, BlockSpec, TransformerConfig
+from ..model.config import VARIANTS, TransformerConfig
 from ..model_loading.block_swap import default_slot_bytes
+from ..model_loading.live_bytes import Rows
+from ..model_loading.machine import DEFAULT_LINK, Rates, card_named, this_machine
 from ..model_loading.swap_plan import BlockCost, choose_resident
+from ..model_loading.work import block_seconds
 from .loaders import CATEGORY
 from .swapped_blocks import BLOCKS, GB, LAYERS, SETTINGS, SwappedModel, SwapPlan
 from .wire import check_model
 
 COMPILE_KEY = "torch.compile"  # the host's key of its compile wrapper
-# Round numbers of a card with PCIe 4; what is chosen by them changes little with twice or half of either.
-LINK, MULTIPLICATIONS = 2e10, 5e13  # bytes and multiplications per second
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +58,25 @@ class SwapSettings:
 def plan_resident(
     config: TransformerConfig, sizes: Sequence[int], slots: int, free_bytes: float, tokens: int
 ) -> SwapPlan:
-    """As many blocks as fit into ``free_bytes``, beside the slots that the others need."""
+    """As many blocks as fit into ``free_bytes``, beside the slots that the others need: those whose streaming would
+    cost most by the planner's times for this card and its measured link."""
     if sum(sizes) <= free_bytes:
         return SwapPlan(frozenset(range(len(sizes))), slots)
-    work = [multiplications(config, spec) * tokens / MULTIPLICATIONS for spec in config.blocks]
-    costs = [BlockCost(size, seconds) for size, seconds in zip(sizes, work, strict=True)]
+    link, rates = card_and_link(comfy.model_management.get_torch_device())
+    rows = Rows(tokens, 0, 0, max(1, tokens // (2 * config.window + 1)))
+    costs = [
+        BlockCost(size, block_seconds(config, spec, rows, "plain", 2, rates))
+        for size, spec in zip(sizes, config.blocks, strict=True)
+    ]
     budget = max(0, int(free_bytes) - slots * default_slot_bytes(sizes))
-    return SwapPlan(choose_resident(costs, budget, slots, LINK), slots)
+    return SwapPlan(choose_resident(costs, budget, slots, link), slots)
+
+
+@cache
+def card_and_link(device: torch.device) -> tuple[float, Rates]:
+    """(bytes a second, rates), measured once; a common card's where there is no CUDA."""
+    machine = this_machine(device) if device.type == "cuda" else None
+    return (machine.link, machine.rates) if machine else (DEFAULT_LINK, card_named("RTX 4090").rates)
 
 
 def resident_beside(config: TransformerConfig, swapped: int) -> frozenset[int]:
@@ -76,12 +91,6 @@ def resident_beside(config: TransformerConfig, swapped: int) -> frozenset[int]:
     streamed = {shared[int((n + 0.5) * len(shared) / count)] for n in range(count)}
     streamed |= set(edges[: swapped - count])
     return frozenset(range(len(config.blocks))) - streamed
-
-
-def multiplications(config: TransformerConfig, spec: BlockSpec) -> int:
-    """Of one token in the projections of a block."""
-    up = spec.inner_size * (2 if spec.activation == "swiglu7" else 1)
-    return config.hidden_size * (sum(config.qkvg_split) + config.qkvg_split[0] + up + spec.inner_size)
 
 
 class SwappedPatcher(comfy.model_patcher.ModelPatcher):

@@ -21,7 +21,6 @@ import comfy.patcher_extension
 import comfy.supported_models_base
 import comfy.utils
 import torch
-from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, ConditioningError
@@ -36,6 +35,7 @@ from ..model_loading import builder
 from ..model_loading.find import variant_hint
 from ..model_loading.precision import PRECISIONS, PrecisionPolicy
 from ..sampling.schedule import SHIFT, SIGMA_MAX
+from .host_attention import attend_for
 from .quantised import describe, host_layers, load_weights
 
 logger = logging.getLogger(__name__)
@@ -100,16 +100,7 @@ class HostTransformer(JointTransformer):
 
     def host_context(self, layout: SequenceLayout, device, options) -> Context:
         """What the blocks share, with the host's attention."""
-
-        def attend(q, k, v):
-            heads = q.shape[1]
-            q, k, v = (part.transpose(0, 1).unsqueeze(0) for part in (q, k, v))
-            out = optimized_attention(
-                q, k, v, heads, skip_reshape=True, enable_gqa=True, transformer_options=options
-            )
-            return out.squeeze(0).unflatten(-1, (heads, -1))
-
-        return self.context(layout, device, attend)
+        return self.context(layout, device, attend_for(options, device))
 
     def _blocks(self, h: Tensor, context: Context, options) -> Tensor:
         """All blocks, with the host's replacements and its prefetching of offloaded weights."""
