@@ -29,18 +29,42 @@ def to_uint8(frames: Tensor, rounding: Rounding = "round") -> Tensor:
 
     Raises MediaError for another shape and for pixels that are not numbers.
     """
+    unit, lost = _unit(frames)
+    check_lost(int(lost), unit.numel())
+    return to_levels(unit, rounding).permute(1, 2, 3, 0).contiguous()
+
+
+def to_frames(pixels: Tensor, bit_depth: int = 8) -> tuple[Tensor, Tensor]:
+    """``to_uint8`` for any depth, and without waiting for the device: ``check_lost`` is the caller's.
+
+    [1, 3, F, H, W] in [-1, 1] -> ([F, H, W, 3], how many values are NaN as an int64 scalar), both on the
+    same device: uint8 for 8 bits, else float32 in [0, 1].
+    """
+    unit, lost = _unit(pixels)
+    # In place, in 8 bits before the axes are moved, and by stack(): a third of the time of the plain way on a CPU.
+    frames = unit.clamp_(0, 1)
+    if bit_depth == 8:
+        frames = frames.mul_(255).round_().to(torch.uint8)
+    return torch.stack(frames.unbind(), dim=-1), lost
+
+
+def check_lost(lost: int, total: int) -> None:
+    """Raise MediaError if any of the decoded pixels are NaN."""
+    if lost:
+        raise MediaError(
+            f"{lost} of {total} decoded pixel values are not numbers (NaN). "
+            "Decode the video in bfloat16 or float32; float16 overflows."
+        )
+
+
+def _unit(frames: Tensor) -> tuple[Tensor, Tensor]:
+    """[3, F, H, W] or [1, 3, F, H, W] in [-1, 1] -> ([3, F, H, W] in [0, 1], float32, not clamped; NaNs)"""
     if frames.ndim == 5 and frames.shape[0] == 1:
         frames = frames[0]
     if frames.ndim != 4 or frames.shape[0] != 3:
         raise MediaError(f"Frames must be [3, F, H, W] or [1, 3, F, H, W], not {list(frames.shape)}.")
-    frames = frames.float()
-    lost = int(frames.isnan().sum())
-    if lost:
-        raise MediaError(
-            f"{lost} of {frames.numel()} decoded pixel values are not numbers (NaN). "
-            "Decode the video in bfloat16 or float32; float16 overflows."
-        )
-    return to_levels(frames * 0.5 + 0.5, rounding).permute(1, 2, 3, 0).contiguous()
+    # Halving is exact in every dtype, so that there is one copy in float32 and not two.
+    return (frames * 0.5).float().add_(0.5), torch.count_nonzero(frames.isnan())
 
 
 def resize_frames(

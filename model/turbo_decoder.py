@@ -2,28 +2,37 @@
 
 Letters: B batch, T latent frames, h and w latent cells, F = 4(T-1)+1 frames, H and W pixels.
 The parameters have the names of the published weight file.
+
+A window's later stages are the large ones: at 1080p one bf16 tensor of the third is 4.8 GB, and five live
+together. Stages that are larger than ``piece_bytes`` therefore take the window in pieces along time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import mul
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..shapes import VIDEO_CHANNELS
 from .pixel_patches import PIXEL_CHANNELS, patch_size, unpatchify
 from .tensor_shapes import TensorShapes
+from .turbo_layers import EdgeConv3d, Pieces, ResidualBlock, Upsampler, norm_silu, smaller
 from .video_latent import check_latent, denormalise
 
-NORM_EPS = 1e-8
 SHORTCUT_EPS = 1e-6  # what the published settings say
 WINDOW = 7  # latents, likewise
+PIECE_BYTES = 256 << 20  # two frames of the third stage at 1080p in bf16
+
+# For ``working_bytes``; counted at the real sizes, see tests/model/test_turbo_decoder.py.
+COPIES = 7  # of a stage's tensor live together
+HELD_FRAMES = 7  # by a block that takes pieces: two for each convolution, three beside them
 
 
 class Window(NamedTuple):
@@ -154,11 +163,22 @@ def _check_settings(config: TurboConfig, settings: Mapping) -> None:
 
 
 class TurboDecoder(nn.Module):
-    """The decoder. Works in ``dtype``; ``ops`` gives the convolutions. It has no encoder."""
+    """The decoder. Works in ``dtype``; ``ops`` gives the convolutions. It has no encoder.
 
-    def __init__(self, config: TurboConfig, *, ops=nn, dtype: torch.dtype = torch.float32):
+    ``piece_bytes`` bounds one tensor of a stage's activations (None: nothing does). The film is the same
+    within rounding, the memory is not; it may be changed at any time.
+    """
+
+    def __init__(
+        self,
+        config: TurboConfig,
+        *,
+        ops=nn,
+        dtype: torch.dtype = torch.float32,
+        piece_bytes: int | None = PIECE_BYTES,
+    ):
         super().__init__()
-        self.config, self.dtype = config, dtype
+        self.config, self.dtype, self.piece_bytes = config, dtype, piece_bytes
         self.decoder = WindowDecoder(config, ops=ops, dtype=dtype)
         self.requires_grad_(False)  # a recorded graph would keep every window
 
@@ -169,13 +189,37 @@ class TurboDecoder(nn.Module):
     def decode_chunks(self, latent: Tensor) -> Iterator[Tensor]:
         """``decode``, a window at a time, in memory that does not grow with the film."""
         check_latent(latent)
-        last = latent.shape[2] - 1
         for window in self.config.windows(latent.shape[2]):
-            frames = torch.arange(window.start, window.stop, device=latent.device).clamp(max=last)
-            # Scaled in float32 and rounded once, as in the reference, unlike the Wan decoder.
-            raw = denormalise(latent.index_select(2, frames).float()).to(self.dtype)
-            pixels = self.decoder(raw, window.is_first)
-            yield pixels[:, :, window.drop_front : pixels.shape[2] - window.drop_back]
+            yield self._pixels(latent, window)  # no name of ours keeps it while the next is decoded
+
+    def working_bytes(self, shape: Sequence[int]) -> int:
+        """What decoding a latent [B, 48, T, h, w] takes at its peak, beside the weights: never below a count of it."""
+        config, batch = self.config, shape[0]
+        frames = batch * max(window.stop - window.start for window in config.windows(shape[2]))
+        cells = shape[3] * shape[4] * torch.empty((), dtype=self.dtype).element_size()
+        size = config.stages[0].in_channels * frames * cells
+        limit = float("inf") if self.piece_bytes is None else self.piece_bytes
+        whole, held, piece = size, 0.0, 0.0
+        for stage in config.stages:
+            frames, cells = frames * 2**stage.doubles_time, cells * 4**stage.doubles_space
+            size, before = stage.channels * frames * cells, size
+            if not piece and max(size, before) <= limit:
+                whole = max(whole, size)
+                continue
+            held = held or float(before)
+            blocks = stage.blocks + (stage.in_channels != stage.channels)
+            held += HELD_FRAMES * blocks * batch * size / frames
+            piece = max(piece, min(size, max(limit, batch * size / frames)))
+        pixels = PIXEL_CHANNELS * config.patch**2 * frames * cells
+        return int(max(COPIES * whole, held + COPIES * piece) + 2 * pixels)
+
+    def _pixels(self, latent: Tensor, window: Window) -> Tensor:
+        """The window's own frames."""
+        frames = torch.arange(window.start, window.stop, device=latent.device).clamp(max=latent.shape[2] - 1)
+        # Scaled in float32 and rounded once, as in the reference, unlike the Wan decoder.
+        raw = denormalise(latent.index_select(2, frames).float()).to(self.dtype)
+        pixels = self.decoder(raw, window.is_first, self.piece_bytes)
+        return pixels[:, :, window.drop_front : pixels.shape[2] - window.drop_back]
 
 
 class WindowDecoder(nn.Module):
@@ -192,11 +236,20 @@ class WindowDecoder(nn.Module):
         )
         self.conv_out = EdgeConv3d(last, PIXEL_CHANNELS * config.patch**2, (3, 3, 3), ops, dtype)
 
-    def forward(self, raw: Tensor, is_first: bool) -> Tensor:
+    def forward(self, raw: Tensor, is_first: bool, piece_bytes: int | None = None) -> Tensor:
+        """From the first stage that would make a tensor of more than ``piece_bytes`` on, in pieces."""
         x = self.mid_block(self.conv_in(raw))
-        for stage in self.up_blocks:
-            x = stage(x, is_first)
-        return unpatchify(self.conv_out(F.silu(channel_norm(x, NORM_EPS))), self.patch)
+        stages = list(self.up_blocks)
+        while stages and (piece_bytes is None or stages[0].largest(x) <= piece_bytes):
+            x = stages.pop(0)(x, is_first)
+        if not stages:
+            return unpatchify(self.conv_out(norm_silu(x)), self.patch)
+        growth = max(accumulate((stage.growth for stage in stages), mul))
+        pieces = smaller(iter([x]), piece_bytes / growth)
+        for stage in stages:
+            pieces = stage.stream(pieces, is_first, piece_bytes)
+        pieces = self.conv_out.stream(map(norm_silu, pieces))
+        return torch.cat([unpatchify(piece, self.patch) for piece in pieces], dim=2)
 
 
 class MiddleStage(nn.Module):
@@ -218,6 +271,7 @@ class UpStage(nn.Module):
     def __init__(self, stage: TurboStage, shortcut_eps: float, ops, dtype: torch.dtype):
         super().__init__()
         width = stage.channels
+        self.growth = width * 4**stage.doubles_space * 2**stage.doubles_time / stage.in_channels
         self.conv_in = (
             ResidualBlock(stage.in_channels, width, F.silu, shortcut_eps, ops, dtype)
             if stage.in_channels != width
@@ -232,80 +286,22 @@ class UpStage(nn.Module):
             *[ResidualBlock(width, width, activation, shortcut_eps, ops, dtype) for _ in range(stage.blocks)]
         )
 
+    def largest(self, x: Tensor) -> float:
+        """Bytes of the larger of what comes in and what goes out."""
+        return x.numel() * x.element_size() * max(1.0, self.growth)
+
     def forward(self, x: Tensor, is_first: bool) -> Tensor:
         x = self.conv_in(x)
         for upsampler in self.upsamplers:
             x = upsampler(x, is_first)
         return self.resnets(x)
 
-
-class Upsampler(nn.Module):
-    """Doubles time where ``doubles_time``, then rows and columns."""
-
-    def __init__(self, channels: int, doubles_time: bool, ops, dtype: torch.dtype):
-        super().__init__()
-        self.resample = nn.ModuleDict({"1": ops.Conv2d(channels, channels, 3, padding=1, dtype=dtype)})
-        self.time_conv = EdgeConv3d(channels, 2 * channels, (3, 1, 1), ops, dtype) if doubles_time else None
-
-    def forward(self, x: Tensor, is_first: bool) -> Tensor:
-        if self.time_conv is not None:
-            # Even frames in the first half of the channels, odd ones in the second.
-            x = rearrange(self.time_conv(x), "b (two c) t h w -> b c (t two) h w", two=2)
-            x = x[:, :, 1:] if is_first else x  # the film's first latent is one frame, not four
-        batch = x.shape[0]
-        frames = F.interpolate(rearrange(x, "b c t h w -> (b t) c h w"), scale_factor=2.0)
-        return rearrange(self.resample["1"](frames), "(b t) c h w -> b c t h w", b=batch)
-
-
-class ResidualBlock(nn.Module):
-    """Norm, activation, convolution, norm, SiLU, convolution, beside the input or its narrowed norm."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        activation: Callable[[Tensor], Tensor],
-        shortcut_eps: float,
-        ops,
-        dtype: torch.dtype,
-    ):
-        super().__init__()
-        self.activation, self.shortcut_eps = activation, shortcut_eps
-        self.conv1 = EdgeConv3d(in_channels, channels, (3, 3, 3), ops, dtype)
-        self.conv2 = EdgeConv3d(channels, channels, (3, 3, 3), ops, dtype)
-        self.conv_shortcut = (
-            EdgeConv3d(in_channels, channels, (1, 1, 1), ops, dtype) if in_channels != channels else None
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv1(self.activation(channel_norm(x, NORM_EPS)))
-        y = self.conv2(F.silu(channel_norm(y, NORM_EPS)))
-        if self.conv_shortcut is None:
-            return y + x
-        return y + self.conv_shortcut(channel_norm(x, self.shortcut_eps))
-
-
-class EdgeConv3d(nn.Module):
-    """A convolution that sees the edge frames repeated before and after the window, and zeros around it."""
-
-    def __init__(
-        self, in_channels: int, channels: int, kernel: tuple[int, int, int], ops, dtype: torch.dtype
-    ):
-        super().__init__()
-        self.margin = kernel[0] // 2  # frames
-        padding = (0, kernel[1] // 2, kernel[2] // 2)
-        self.conv = ops.Conv3d(in_channels, channels, kernel, padding=padding, dtype=dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.margin:
-            before, after = ([frame] * self.margin for frame in (x[:, :, :1], x[:, :, -1:]))
-            x = torch.cat([*before, x, *after], dim=2)
-        return self.conv(x)
-
-
-def channel_norm(x: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean of x^2 over channels + eps), in float32 or better and rounded once to x's dtype."""
-    precision = torch.promote_types(x.dtype, torch.float32)
-    square = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=precision).square() / x.shape[1]
-    # Written straight into x's dtype: at 1080p a float32 copy of a bf16 window would be several GB.
-    return torch.mul(x, torch.rsqrt(square + eps), out=torch.empty_like(x))
+    def stream(self, pieces: Pieces, is_first: bool, piece_bytes: int) -> Pieces:
+        """``forward`` on a window that comes in pieces."""
+        if isinstance(self.conv_in, ResidualBlock):
+            pieces = self.conv_in.stream(pieces)
+        for upsampler in self.upsamplers:
+            pieces = upsampler.stream(pieces, is_first, piece_bytes)
+        for block in self.resnets:
+            pieces = block.stream(pieces)
+        return pieces

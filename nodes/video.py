@@ -1,33 +1,102 @@
-"""The node that writes a film: frames and sound to one file, in the format that is asked for."""
+"""The nodes that write a film, from frames or straight from latents: one file, in the format that is asked for."""
 
 from __future__ import annotations
 
-import json
 import logging
 from fractions import Fraction
-from pathlib import Path
 
-import comfy.model_management
-import comfy.utils
-import folder_paths
-from comfy.cli_args import args
-from comfy_api.latest import InputImpl, io, ui
+import torch
+from comfy_api.latest import io
 
 from ..errors import MediaError
-from ..media.codecs import VIDEO_CODECS
-from ..media.formats import FilmFormat, formats
 from ..media.mux import write_film
-from ..media.soundtrack import Track
-from ..pipeline.stages import soundtrack
-from ..shapes import FPS
-from .latents import sound_of
+from ..pipeline.decode import write_decoded
+from ..shapes import FPS, OUTPUT_SAMPLE_RATE, SPACE_STRIDE, decoded_frames
+from .autoencoders import decode_sound
+from .decoding import decoded_windows
+from .saving import (
+    LOUDNESS,
+    Place,
+    film_format,
+    format_names,
+    frame_progress,
+    sound_tracks,
+    workflow_tags,
+)
+from .wire import check_vae, streams_of
 
 logger = logging.getLogger(__name__)
 CATEGORY = "HappyHorse/video"
 CHUNK = 8  # frames handed to the encoder at once
-LOUDNESS = {"off": None, "-14 LUFS": -14.0, "-16 LUFS": -16.0, "-23 LUFS": -23.0}
-# The languages the model speaks, by their two letters, as containers name them.
-ISO_639_2 = {"zh": "zho", "en": "eng", "ja": "jpn", "ko": "kor", "fr": "fra", "de": "deu"}
+
+
+def _file() -> list:
+    """Inputs: where the film goes, and as what."""
+    return [
+        io.String.Input(
+            "filename_prefix",
+            default="video/HappyHorse",
+            tooltip="In the output folder; a subfolder may be named.",
+        ),
+        io.Combo.Input(
+            "format",
+            options=format_names(),
+            default="mp4-h264-aac",
+            tooltip="Container, picture and sound. MP4, MOV and WebM bring the workflow back when dropped on "
+            "the canvas; MKV gets a .json beside it.",
+        ),
+    ]
+
+
+def _finish() -> list:
+    """Inputs: how good the picture is, and what becomes of the sound."""
+    return [
+        io.Int.Input(
+            "quality",
+            default=80,
+            min=0,
+            max=100,
+            tooltip="75 looks like the original; FFV1 is lossless.",
+        ),
+        io.Combo.Input(
+            "bit_depth",
+            options=["8", "10"],
+            default="8",
+            optional=True,
+            tooltip="10 keeps soft gradients; browsers get an 8-bit preview.",
+        ),
+        io.Combo.Input(
+            "loudness",
+            options=list(LOUDNESS),
+            default="off",
+            optional=True,
+            tooltip="Brings the sound to this loudness: -14 for the web, -16 for podcasts, -23 for television.",
+        ),
+        io.Combo.Input(
+            "fit",
+            options=["exact", "pad", "trim"],
+            default="exact",
+            optional=True,
+            advanced=True,
+            tooltip="exact: sound as long as the picture. pad: silence behind a shorter sound, a longer one is "
+            "refused. trim: a longer sound is cut, a shorter one ends early.",
+        ),
+        io.String.Input(
+            "languages",
+            default="",
+            optional=True,
+            advanced=True,
+            tooltip="Languages of the sound tracks, the film's own first: ISO codes, such as kor, deu, fra.",
+        ),
+        io.Autogrow.Input(
+            "tracks",
+            optional=True,
+            template=io.Autogrow.TemplatePrefix(
+                io.Audio.Input("track", optional=True), prefix="track_", min=0, max=7
+            ),
+            tooltip="More sound tracks, such as other languages.",
+        ),
+    ]
 
 
 class HappyHorseMux(io.ComfyNode):
@@ -53,18 +122,7 @@ class HappyHorseMux(io.ComfyNode):
                     optional=True,
                     tooltip="The film's sound; your own voice track may be plugged in. Without it, the video's.",
                 ),
-                io.String.Input(
-                    "filename_prefix",
-                    default="video/HappyHorse",
-                    tooltip="In the output folder; a subfolder may be named.",
-                ),
-                io.Combo.Input(
-                    "format",
-                    options=format_names(),
-                    default="mp4-h264-aac",
-                    tooltip="Container, picture and sound. MP4, MOV and WebM bring the workflow back when dropped on "
-                    "the canvas; MKV gets a .json beside it.",
-                ),
+                *_file(),
                 io.Float.Input(
                     "frame_rate",
                     default=float(FPS),
@@ -73,51 +131,7 @@ class HappyHorseMux(io.ComfyNode):
                     step=0.01,
                     tooltip="The model makes 25 frames a second; any other rate puts lips and voice apart.",
                 ),
-                io.Int.Input(
-                    "quality",
-                    default=80,
-                    min=0,
-                    max=100,
-                    tooltip="75 looks like the original; FFV1 is lossless.",
-                ),
-                io.Combo.Input(
-                    "bit_depth",
-                    options=["8", "10"],
-                    default="8",
-                    optional=True,
-                    tooltip="10 keeps soft gradients; browsers get an 8-bit preview.",
-                ),
-                io.Combo.Input(
-                    "loudness",
-                    options=list(LOUDNESS),
-                    default="off",
-                    optional=True,
-                    tooltip="Brings the sound to this loudness: -14 for the web, -16 for podcasts, -23 for television.",
-                ),
-                io.Combo.Input(
-                    "fit",
-                    options=["exact", "pad", "trim"],
-                    default="exact",
-                    optional=True,
-                    advanced=True,
-                    tooltip="exact: sound as long as the picture. pad: silence behind a shorter sound, a longer one is "
-                    "refused. trim: a longer sound is cut, a shorter one ends early.",
-                ),
-                io.String.Input(
-                    "languages",
-                    default="",
-                    optional=True,
-                    advanced=True,
-                    tooltip="Languages of the sound tracks, the film's own first: ISO codes, such as kor, deu, fra.",
-                ),
-                io.Autogrow.Input(
-                    "tracks",
-                    optional=True,
-                    template=io.Autogrow.TemplatePrefix(
-                        io.Audio.Input("track", optional=True), prefix="track_", min=0, max=7
-                    ),
-                    tooltip="More sound tracks, such as other languages.",
-                ),
+                *_finish(),
             ],
             outputs=[io.Video.Output(), io.String.Output(display_name="path")],
         )
@@ -147,24 +161,11 @@ class HappyHorseMux(io.ComfyNode):
                 FPS,
             )
         kind = film_format(format, quality, int(bit_depth))
-        sounds = _tracks([sound, *(tracks or {}).values()], languages)
+        sounds = sound_tracks([sound, *(tracks or {}).values()], languages)
         height, width = frames.shape[1:3]
-        folder, name, number, subfolder, _ = folder_paths.get_save_image_path(
-            filename_prefix, folder_paths.get_output_directory(), width, height
-        )
-        path = Path(folder) / f"{name}_{number:05}_{kind.box.extension}"
-        preview = None
-        if not kind.plays_in_browsers:
-            preview = Path(folder_paths.get_temp_directory()) / f"{name}_{number:05}_.mp4"
-            preview.parent.mkdir(parents=True, exist_ok=True)
-        progress = comfy.utils.ProgressBar(len(frames))
-
-        def on_frames(done):
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            progress.update_absolute(done)
-
+        place = Place.below_output(filename_prefix, kind, width, height)
         write_film(
-            path,
+            place.path,
             (chunk[..., :3] for chunk in frames.split(CHUNK)),
             None,  # the film's own sound is the first of the tracks, so that it has a language too
             format=kind,
@@ -172,30 +173,85 @@ class HappyHorseMux(io.ComfyNode):
             tracks=sounds,
             fit=fit,
             loudness=LOUDNESS[loudness],
-            metadata=_workflow(cls.hidden),
-            preview=preview,
-            on_frames=on_frames,
+            metadata=workflow_tags(cls.hidden),
+            preview=place.preview,
+            on_frames=frame_progress(len(frames)),
         )
-        shown = ui.SavedResult(path.name, subfolder, io.FolderType.output)
-        if preview is not None:
-            shown = ui.SavedResult(preview.name, "", io.FolderType.temp)
-        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), str(path), ui=ui.PreviewVideo([shown]))
+        return place.shown()
 
 
-def format_names() -> list[str]:
-    """ "container-picture-sound" of every combination that works, the default first."""
-    names = dict.fromkeys(f"{each.container}-{each.video_codec}-{each.audio_codec}" for each in formats())
-    return list(names)
+class HappyHorseDecodeToVideo(io.ComfyNode):
+    """Latents to a film on disk, without the frames ever being together in memory."""
 
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HappyHorseDecodeToVideo",
+            display_name="HappyHorse Decode to Video",
+            category=CATEGORY,
+            description="Decodes latents straight into one file, a few frames at a time: the memory that HappyHorse "
+            "Decode and Mux need for long or large films stays free.",
+            search_aliases=["decode", "save video", "video combine", "low memory"],
+            is_output_node=True,
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            inputs=[
+                io.Latent.Input("latent", tooltip="Films of a batch are written one after the other."),
+                io.Vae.Input("video_vae", tooltip="The Turbo decoder (fast) or the Wan 2.2 VAE."),
+                io.Vae.Input("audio_vae", tooltip="Makes the sound, unless audio is connected."),
+                io.Audio.Input(
+                    "audio",
+                    optional=True,
+                    tooltip="Your own recording, in place of the sound that the model made.",
+                ),
+                *_file(),
+                *_finish(),
+            ],
+            outputs=[io.Video.Output(), io.String.Output(display_name="path")],
+        )
 
-def film_format(name: str, quality: int, bit_depth: int) -> FilmFormat:
-    """The format of that name; a codec with one bit depth only gets that one, and the log says so."""
-    container, video, audio = name.split("-")
-    depths = VIDEO_CODECS[video].pixel_formats
-    if bit_depth not in depths:
-        bit_depth, asked = max(depths), bit_depth
-        logger.info("%s has no %d bits; %d are written.", VIDEO_CODECS[video].label, asked, bit_depth)
-    return FilmFormat(container, video, audio, quality, bit_depth)
+    @classmethod
+    def execute(
+        cls,
+        latent,
+        video_vae,
+        audio_vae,
+        filename_prefix,
+        format,
+        quality,
+        audio=None,
+        bit_depth="8",
+        loudness="off",
+        fit="exact",
+        languages="",
+        tracks=None,
+    ) -> io.NodeOutput:
+        check_vae(video_vae, "video_vae", "video")
+        check_vae(audio_vae, "audio_vae", "audio")
+        video, voices = streams_of(latent)
+        kind = film_format(format, quality, int(bit_depth))
+        films, _, length, rows, columns = video.shape
+        width, height = columns * SPACE_STRIDE, rows * SPACE_STRIDE
+        kind.check_size(width, height)
+        if audio is None:
+            spoken = torch.cat([decode_sound(audio_vae, voice[None]) for voice in voices], dim=-1)
+            audio = {"waveform": spoken, "sample_rate": OUTPUT_SAMPLE_RATE}
+        sounds = sound_tracks([audio, *(tracks or {}).values()], languages)
+        place = Place.below_output(filename_prefix, kind, width, height)
+        num_frames = films * decoded_frames(length)
+        write_decoded(
+            place.path,
+            decoded_windows(video_vae, video),
+            video_vae.device,
+            num_frames,
+            sounds,
+            format=kind,
+            fit=fit,
+            loudness=LOUDNESS[loudness],
+            metadata=workflow_tags(cls.hidden),
+            preview=place.preview,
+            on_frames=frame_progress(num_frames),
+        )
+        return place.shown()
 
 
 def _picture_and_sound(images, video, audio, frame_rate):
@@ -218,32 +274,4 @@ def _picture_and_sound(images, video, audio, frame_rate):
     return images, audio, rate
 
 
-def _tracks(sounds: list, languages: str) -> list[Track]:
-    """The sounds that are there, with their languages in order."""
-    named = [
-        (sound_of(sound, f"track_{number}" if number else "audio"))
-        for number, sound in enumerate(sounds)
-        if sound is not None
-    ]
-    codes = [code.strip().lower() for code in languages.split(",")] if languages.strip() else []
-    if len(codes) > len(named):
-        raise MediaError(
-            f"languages: {len(codes)} are named for {len(named)} sound track(s); connect more tracks or name fewer."
-        )
-    codes += ["und"] * (len(named) - len(codes))
-    return [
-        Track(*soundtrack(*sound), ISO_639_2.get(code, code or "und"))
-        for sound, code in zip(named, codes, strict=True)
-    ]
-
-
-def _workflow(hidden) -> dict[str, str]:
-    """What brings the workflow back when the film is dropped on the canvas; nothing where the user wants none."""
-    if args.disable_metadata:
-        return {}
-    found = {} if hidden.prompt is None else {"prompt": hidden.prompt}
-    found |= hidden.extra_pnginfo or {}
-    return {name: json.dumps(value, ensure_ascii=False) for name, value in found.items()}
-
-
-NODES = [HappyHorseMux]
+NODES = [HappyHorseMux, HappyHorseDecodeToVideo]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -14,11 +15,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .. import shapes
+from ..conditioning.feature_cache import (
+    FeatureCache,
+    cached_rows,
+    encoder_identity,
+    tokenizer_fingerprint,
+)
 from ..conditioning.negative import default_negative
-from ..conditioning.text import TextFeatures, check_prompt
+from ..conditioning.text import TextFeatures, check_prompt, encode_ids, tokenize
 from ..conditioning.tokenizer import EMBEDDED_NAMES, find_tokenizer
 from ..errors import MediaError
-from ..media.mux import FilmInfo, write_film
+from ..media.mux import FilmInfo
 from ..media.whole_file import whole_file
 from ..model_loading import builder
 from ..model_loading.checkpoint import open_checkpoint
@@ -26,7 +33,7 @@ from ..model_loading.precision import PRECISIONS, PrecisionPolicy
 from ..sampling.joint import PRESETS
 from ..sampling.streams import Streams
 from ..sampling.super_resolution import GUIDED_PRESET, PRESET, SuperResolution
-from . import stages
+from . import decode, stages
 from .files import ModelFiles
 
 logger = logging.getLogger(__name__)
@@ -96,13 +103,15 @@ def make_film(
     policy: PrecisionPolicy = PRECISIONS["auto"],
     save_latents: str | Path | None = None,
     report: Report = lambda stage, done, total: None,
+    text_cache: FeatureCache | None = None,
 ) -> Film:
     """Make the film of ``request`` and write it to ``path``; raises the pack's errors before any long work.
 
     ``save_latents`` keeps the latents in a safetensors file: ``video`` and ``audio``, and with
-    super-resolution also ``base_video`` and ``base_audio``.
+    super-resolution also ``base_video`` and ``base_audio``. Words that are in ``text_cache`` need no weights of the
+    text encoder.
     """
-    run = _Run(files, request, torch.device(device), policy, report)
+    run = _Run(files, request, torch.device(device), policy, report, text_cache)
     with torch.inference_mode():
         size = run.check()
         _check_places(path, save_latents)
@@ -125,6 +134,7 @@ class _Run:
     device: torch.device
     policy: PrecisionPolicy
     report: Report
+    text_cache: FeatureCache | None
 
     def check(self) -> shapes.LatentSize:
         """Refuse what cannot be made before anything is loaded."""
@@ -147,16 +157,38 @@ class _Run:
         if request.needs_negative:
             prompts.append(default_negative() if request.negative is None else request.negative)
         self.report("text", 0, len(prompts))
-        checkpoint = open_checkpoint(self.files.text_encoder)
-        embedded = {name: checkpoint.tensor(name) for name in EMBEDDED_NAMES if name in checkpoint.names}
-        features = []
-        encoder = builder.load_text_encoder(self.files.text_encoder, self.policy)
-        tokenizer = find_tokenizer(
-            self.files.text_encoder, embedded, self.files.tokenizer, rows=encoder.config.vocab_size
+        path, named = self.files.text_encoder, self.files.tokenizer
+        stored = open_checkpoint(path)
+        embedded = {name: stored.read(name) for name in EMBEDDED_NAMES if name in stored.names}
+        checkpoint = builder.open_kind(path, "text_encoder")
+        config = builder.text_encoder_config(checkpoint)
+        tokenizer = find_tokenizer(path, embedded, named, rows=config.vocab_size)
+        identity = (
+            ""
+            if self.text_cache is None
+            else encoder_identity(
+                checkpoint,
+                config,
+                tokenizer_fingerprint(path, embedded, named),
+                precision=self.policy.name,
+                dtype=self.policy.dtype,
+                device=self.device.type,
+            )
         )
-        encoder.to(self.device)
+        encoder = cache(lambda: builder.load_text_encoder(path, self.policy).to(self.device))
+
+        def encode(ids: Sequence[int]) -> Tensor:
+            return encode_ids(
+                ids,
+                lambda batch: encoder()(batch.to(self.device)),
+                half_precision_rows=self.policy.dtype == torch.bfloat16,
+            )
+
+        features = []
         for number, prompt in enumerate(prompts, 1):
-            features.append(stages.encode_text(prompt, tokenizer, encoder, self.device))
+            ids = tokenize(prompt, tokenizer)
+            rows = cached_rows(ids, encode, self.text_cache, identity)
+            features.append(TextFeatures(rows.to(self.device), len(ids)))
             self.report("text", number, len(prompts))
         return features[0], features[1] if len(features) > 1 else None
 
@@ -228,18 +260,19 @@ class _Run:
         """Decode sound and picture into one file, the picture as it is decoded."""
         request = self.request
         if request.voice is not None and request.soundtrack == "voice":
-            waveform, sample_rate = stages.soundtrack(*request.voice)
+            sound = decode.soundtrack(*request.voice)
         else:
             vae = builder.load_audio_vae(self.files.audio_vae).to(self.device)
-            waveform, sample_rate = stages.decode_sound(latents.audio, vae), shapes.OUTPUT_SAMPLE_RATE
+            sound = decode.decode_sound(latents.audio, vae)
             del vae
         self.report("picture and sound", 0, request.num_frames)
         decoder = self._load_decoder().to(self.device)
-        return write_film(
+        return decode.write_decoded(
             path,
-            stages.decode_frames(latents.video, decoder),
-            waveform,
-            sample_rate,
+            decoder.decode_chunks(latents.video),
+            self.device,
+            request.num_frames,
+            [sound],
             metadata={"comment": request.prompt, "happyhorse": json.dumps(_settings(request))},
             on_frames=lambda done: self.report("picture and sound", done, request.num_frames),
         )

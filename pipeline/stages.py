@@ -6,7 +6,7 @@ normalised and float32 everywhere between these functions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -17,19 +17,16 @@ from ..conditioning.text import TextFeatures, encode_prompt
 from ..conditioning.tokenizer import Tokenizer
 from ..conditioning.voice import encode_in_windows, pad_voice, prepare_voice
 from ..errors import ConditioningError
-from ..media.audio import to_output_rate
-from ..media.frames import to_uint8
 from ..model.audio_vae import OobleckVAE
 from ..model.sequence import SequenceLayout
 from ..model.text_encoder import T5GemmaEncoder
 from ..model.transformer import JointTransformer
-from ..model.turbo_decoder import TurboDecoder
 from ..model.video_vae import Wan22VAE
 from ..sampling.guidance import StreamVelocity
 from ..sampling.joint import PRESETS, SamplingPreset, sample
 from ..sampling.streams import SeededNoise, Streams, StreamShapes
 from ..sampling.super_resolution import SuperResolution, super_resolve
-from ..shapes import FPS, LATENT_SAMPLE_RATE, SPACE_STRIDE, LatentSize, frames_for_samples
+from ..shapes import FPS, SPACE_STRIDE, LatentSize, frames_for_samples
 
 OnStep = Callable[[int], None]
 
@@ -143,25 +140,3 @@ def enlarge_film(
         first_frame=first_frame,
         on_step=on_step and (lambda step, x, denoised: on_step(step)),
     )
-
-
-def decode_frames(latent: Tensor, decoder: TurboDecoder | Wan22VAE) -> Iterator[Tensor]:
-    """[1, C, T, h, w] -> [F, H, W, 3] uint8 on the CPU, in pieces that together are the film."""
-    for pixels in decoder.decode_chunks(latent):
-        yield to_uint8(pixels).cpu()
-
-
-def soundtrack(waveform: Tensor, sample_rate: int) -> tuple[Tensor, int]:
-    """A user's own sound [.., C, S] as a film carries it: [1 or 2, S] and its rate.
-
-    Mono and stereo stay as they are; more channels are mixed down as for the model.
-    """
-    waveform = waveform[0] if waveform.ndim == 3 else waveform
-    if waveform.shape[0] > 2 or not waveform.is_floating_point():
-        return prepare_voice(waveform, sample_rate)[0], LATENT_SAMPLE_RATE
-    return waveform, sample_rate
-
-
-def decode_sound(latent: Tensor, vae: OobleckVAE) -> Tensor:
-    """[1, C, L] -> [2, 1764*L] at 44 100 Hz"""
-    return to_output_rate(vae.decode(latent))[0].cpu()

@@ -1,14 +1,18 @@
 """The Turbo decoder against float64 definitions written out here, and its windows against counting."""
 
 import itertools
+import weakref
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from comfyui_happyhorse.errors import CheckpointError, GeometryError
 from comfyui_happyhorse.model import turbo_decoder as turbo
+from comfyui_happyhorse.model import turbo_layers as layers
 from comfyui_happyhorse.model.turbo_decoder import TurboConfig, TurboDecoder, TurboStage, Window
 from comfyui_happyhorse.model.video_latent import LATENT_MEAN, LATENT_STD, denormalise
 
@@ -152,7 +156,7 @@ def decoded_film(latent, model):
 @pytest.mark.parametrize("kernel", [(3, 3, 3), (3, 1, 1), (1, 1, 1)])
 @pytest.mark.parametrize("frames", [1, 4])
 def test_convolution_repeats_the_edge_frames(kernel, frames):
-    layer = with_weights(turbo.EdgeConv3d(2, 3, kernel, nn, torch.float64))
+    layer = with_weights(layers.EdgeConv3d(2, 3, kernel, nn, torch.float64))
     x = draw(2, 2, frames, 3, 2)
     for film in range(2):
         equal(layer(x)[film], convolve(x[film], layer))
@@ -162,7 +166,7 @@ def test_convolution_repeats_the_edge_frames(kernel, frames):
 def test_norm_has_its_epsilon_under_the_root(eps):
     x = 1e-4 * draw(2, 5, 2, 3, 2)  # so small that the epsilon decides
     for film in range(2):
-        equal(turbo.channel_norm(x, eps)[film], norm(x[film], eps))
+        equal(layers.channel_norm(x, eps)[film], norm(x[film], eps))
 
 
 def test_norm_rounds_once():
@@ -170,7 +174,7 @@ def test_norm_rounds_once():
     wide = x.float()
     expected = wide * torch.rsqrt(wide.square().mean(dim=1, keepdim=True) + 1e-8)
     # Rounded twice, a good part would lie a step beside; by another order in float32, next to none does.
-    assert (turbo.channel_norm(x, 1e-8) != expected.bfloat16()).sum() <= 1
+    assert (layers.channel_norm(x, 1e-8) != expected.bfloat16()).sum() <= 1
     assert (
         x * torch.rsqrt(wide.square().mean(dim=1, keepdim=True)).bfloat16() != expected.bfloat16()
     ).sum() > 10
@@ -179,7 +183,7 @@ def test_norm_rounds_once():
 @pytest.mark.parametrize(("ours", "theirs"), [(torch.relu, relu), (torch.nn.functional.silu, silu)])
 @pytest.mark.parametrize("channels", [3, 5])
 def test_residual_block(ours, theirs, channels):
-    block = with_weights(turbo.ResidualBlock(3, channels, ours, 1e-6, nn, torch.float64))
+    block = with_weights(layers.ResidualBlock(3, channels, ours, 1e-6, nn, torch.float64))
     for size in (1, 1e-3):  # at the smaller the epsilons show: 1e-8 in the block, 1e-6 beside it
         x = size * draw(1, 3, 2, 3, 2)
         equal(block(x)[0], residual(x[0], block, theirs))
@@ -188,7 +192,7 @@ def test_residual_block(ours, theirs, channels):
 @pytest.mark.parametrize("doubles_time", [False, True])
 @pytest.mark.parametrize("is_first", [False, True])
 def test_upsampler(doubles_time, is_first):
-    layer = with_weights(turbo.Upsampler(3, doubles_time, nn, torch.float64))
+    layer = with_weights(layers.Upsampler(3, doubles_time, nn, torch.float64))
     x = draw(1, 3, 3, 2, 3)
     equal(layer(x, is_first)[0], upsample(x[0], layer, is_first))
 
@@ -288,6 +292,159 @@ def test_latents_are_scaled_in_float32_and_rounded_once():
     assert (seen[0] != expected).sum() <= 1 < 10 < (denormalise(latent) != expected).sum()
 
 
+# Pieces: the same frames in less memory
+
+
+def cut(x, lengths):
+    """[B, C, T, H, W] -> pieces of these lengths, and of what is left."""
+    return x.split([*lengths, x.shape[2] - sum(lengths)], dim=2)
+
+
+CUTS = [(7, ()), (7, (1,) * 6), (7, (4, 1)), (1, ()), (3, (1, 1))]
+
+
+@pytest.mark.parametrize(("frames", "lengths"), CUTS)
+@pytest.mark.parametrize("kernel", [(3, 3, 3), (3, 1, 1), (1, 1, 1), (5, 1, 3)])
+def test_convolution_in_pieces(kernel, frames, lengths):
+    layer = with_weights(layers.EdgeConv3d(2, 3, kernel, nn, torch.float64))
+    x = draw(2, 2, frames, 3, 5)
+    made = list(layer.stream(iter(cut(x, lengths))))
+    assert all(piece.shape[2] for piece in made)
+    equal(torch.cat(made, dim=2), layer(x))
+
+
+@pytest.mark.parametrize(("frames", "lengths"), CUTS)
+@pytest.mark.parametrize("stage", CONFIG.stages)
+@pytest.mark.parametrize("is_first", [False, True])
+@pytest.mark.parametrize("piece_bytes", [1, 2_500])
+def test_stage_in_pieces(stage, is_first, piece_bytes, frames, lengths):
+    module = with_weights(turbo.UpStage(stage, 1e-6, nn, torch.float64))
+    x = 0.01 * draw(2, stage.in_channels, frames, 3, 1)
+    made = list(module.stream(iter(cut(x, lengths)), is_first, piece_bytes))
+    equal(torch.cat(made, dim=2), module(x, is_first))
+
+
+@pytest.mark.parametrize("frames", [1, 6, 9])
+@pytest.mark.parametrize("size", [(1, 3), (3, 2)])
+def test_film_in_pieces(frames, size):
+    model = with_weights(TurboDecoder(CONFIG, dtype=torch.float64))
+    latent = draw(1, 48, frames, *size)
+    model.piece_bytes = None
+    exact = model.decode(latent)
+    for model.piece_bytes in (1, 2_000):
+        equal(model.decode(latent), exact)
+    # In float32 a convolution of another length may sum in another order. Whole or in pieces, all were within
+    # 7e-6 of the norm: sixty roundings of 6e-8, amplified by norms over two channels.
+    model, model.dtype = model.float(), torch.float32
+    for model.piece_bytes in (None, 1, 2_000):
+        assert (model.decode(latent) - exact).norm() < 2e-5 * exact.norm()
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of every storage made inside while it lives."""
+
+    def __init__(self):
+        super().__init__()
+        self.now, self.peak, self.alive = 0, 0, set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            storage = tensor.untyped_storage() if isinstance(tensor, torch.Tensor) else None
+            if storage is not None and storage._cdata not in self.alive:
+                self.alive.add(storage._cdata)
+                self.now += storage.nbytes()
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(storage, self.freed, storage._cdata, storage.nbytes())
+        return out
+
+    def freed(self, key, nbytes):
+        self.alive.discard(key)
+        self.now -= nbytes
+
+
+# The real decoder, of which model.md has the widths.
+REAL = TurboConfig(
+    48,
+    3,
+    (
+        TurboStage(512, 512, 3, True, True),
+        TurboStage(512, 256, 2, True, True),
+        TurboStage(256, 128, 2, True, False),
+        TurboStage(128, 64, 2, False, False),
+    ),
+    patch=2,
+)
+
+
+def counted(width, height, frames, piece_bytes, dtype=torch.bfloat16):
+    """(peak bytes of decoding at these pixels without weights, the decoder's own estimate): on no device."""
+    with torch.device("meta"):
+        model = TurboDecoder(REAL, dtype=dtype, piece_bytes=piece_bytes)
+        latent = torch.empty(1, 48, frames, height // 16, width // 16)
+    with LiveBytes() as live:
+        for number, pixels in enumerate(model.decode_chunks(latent)):
+            del pixels
+            if number == 1:  # later windows are like the second
+                break
+    return live.peak, model.working_bytes(latent.shape)
+
+
+def test_memory_at_1080p():
+    whole, _ = counted(1920, 1088, 16, None)
+    default, _ = counted(1920, 1088, 16, turbo.PIECE_BYTES)
+    assert whole > 29 << 30  # six tensors of 4.8 GB, the third stage's
+    assert default < 7 << 30
+
+
+def test_memory_grows_neither_with_the_film_nor_with_a_window_gone_by():
+    assert counted(448, 256, 16, 128 << 20) == counted(448, 256, 63, 128 << 20)
+
+
+@pytest.mark.parametrize(
+    ("size", "frames", "piece_bytes"),
+    [
+        ((448, 256), 1, None),
+        ((448, 256), 63, turbo.PIECE_BYTES),
+        ((960, 544), 63, turbo.PIECE_BYTES),
+        ((960, 544), 1, 512 << 20),
+        ((1088, 1920), 63, 512 << 20),
+        ((1920, 1088), 63, None),
+    ],
+)
+def test_the_estimate_is_never_below_the_count(size, frames, piece_bytes):
+    peak, estimate = counted(*size, frames, piece_bytes)
+    assert peak <= estimate <= 1.6 * peak
+
+
+def test_a_window_that_was_taken_is_gone_when_the_next_begins():
+    model, alive = with_weights(TurboDecoder(SHORT, dtype=torch.float64)), weakref.WeakSet()
+    left = []
+    model.decoder.register_forward_pre_hook(lambda module, args: left.append(len(alive)))
+    for pixels in model.decode_chunks(draw(1, 48, 9, 1, 1)):
+        alive.add(pixels.untyped_storage())
+        del pixels
+    assert left == [0, 0, 0, 0]
+
+
+def test_memory_really_used():
+    """Counted while numbers are made: the real decoder with a sixteenth of its widths, one window."""
+    stages = (
+        TurboStage(32, 32, 3, True, True),
+        TurboStage(32, 16, 2, True, True),
+        TurboStage(16, 8, 2, True, False),
+        TurboStage(8, 4, 2, False, False),
+    )
+    model = with_weights(turbo.WindowDecoder(TurboConfig(48, 3, stages, 2), ops=nn, dtype=torch.float64))
+    raw, peaks, films = draw(1, 48, 9, 4, 6), [], []
+    for piece_bytes in (None, 40_000):
+        with LiveBytes() as live:
+            films.append(model(raw, False, piece_bytes))
+        peaks.append(live.peak)
+    equal(films[1], films[0])
+    assert peaks[1] < 0.5 * peaks[0]
+
+
 # Sizes, names and hosts
 
 
@@ -317,7 +474,7 @@ def test_settings_are_the_windows_and_the_shortcut_epsilon():
     }
     config = TurboConfig.from_shapes(shapes, settings)
     assert (config.first_chunk, config.step, config.shortcut_eps) == (3, 2, 1e-5)
-    blocks = [m for m in TurboDecoder(config).modules() if isinstance(m, turbo.ResidualBlock)]
+    blocks = [m for m in TurboDecoder(config).modules() if isinstance(m, layers.ResidualBlock)]
     assert {block.shortcut_eps for block in blocks} == {1e-5}
 
 
