@@ -43,6 +43,8 @@ class LiveBytes(TorchDispatchMode):
     def __enter__(self):
         self._attention.__enter__()
         self._patch.setattr(comfy_kitchen, "int8_linear", _card_int8_linear)
+        # The plan is for ComfyUI too, whose layers do product and activation one after the other: more, not less.
+        self._patch.setattr(layers, "is_fused", lambda *_: False)
         for name in () if self._fused else OPERATIONS:
             if hasattr(layers, name):
                 self._patch.setattr(layers, name, OPERATIONS[name].definition)
