@@ -58,6 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how the large weights are kept (default %(default)s: as the file has them)",
     )
     weights.add_argument(
+        "--blocks-to-swap",
+        metavar="N",
+        type=int,
+        help="stream so many of the transformer's 40 blocks from host memory (default: as many as the card's memory "
+        "asks for)",
+    )
+    weights.add_argument(
         "--no-text-cache",
         action="store_true",
         help="neither read nor keep text features; without this, words met before need no text encoder, and up to "
@@ -136,6 +143,7 @@ def run(options: argparse.Namespace) -> None:
         save_latents=options.save_latents,
         report=ProgressBars(),
         text_cache=None if options.no_text_cache else text_cache,
+        swapped=options.blocks_to_swap,
     )
     info = film.info
     print(f"{info.path}: {info.width}x{info.height}, {info.frames} frames, {info.duration:.2f} s")

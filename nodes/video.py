@@ -10,7 +10,8 @@ from comfy_api.latest import io
 
 from ..errors import MediaError
 from ..media.mux import write_film
-from ..pipeline.decode import write_decoded
+from ..pipeline.decode import use_smaller_pieces, write_decoded
+from ..pipeline.memory import once_more
 from ..shapes import FPS, OUTPUT_SAMPLE_RATE, SPACE_STRIDE, decoded_frames
 from .autoencoders import decode_sound
 from .decoding import decoded_windows
@@ -238,19 +239,25 @@ class HappyHorseDecodeToVideo(io.ComfyNode):
         sounds = sound_tracks([audio, *(tracks or {}).values()], languages)
         place = Place.below_output(filename_prefix, kind, width, height)
         num_frames = films * decoded_frames(length)
-        write_decoded(
-            place.path,
-            decoded_windows(video_vae, video),
-            video_vae.device,
-            num_frames,
-            sounds,
-            format=kind,
-            fit=fit,
-            loudness=LOUDNESS[loudness],
-            metadata=workflow_tags(cls.hidden),
-            preview=place.preview,
-            on_frames=frame_progress(num_frames),
-        )
+
+        def run(is_smaller: bool) -> None:
+            if is_smaller:
+                use_smaller_pieces(getattr(video_vae.first_stage_model, "network", None))
+            write_decoded(
+                place.path,
+                decoded_windows(video_vae, video),
+                video_vae.device,
+                num_frames,
+                sounds,
+                format=kind,
+                fit=fit,
+                loudness=LOUDNESS[loudness],
+                metadata=workflow_tags(cls.hidden),
+                preview=place.preview,
+                on_frames=frame_progress(num_frames),
+            )
+
+        once_more("Decoding", run, "in smaller pieces")
         return place.shown()
 
 

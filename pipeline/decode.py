@@ -29,6 +29,7 @@ from ..media.frames import check_lost, to_frames
 from ..media.mux import MP4, FilmInfo, write_film
 from ..media.soundtrack import Fit, Track, check_fit
 from ..model.audio_vae import OobleckVAE
+from ..model.turbo_decoder import PIECE_BYTES
 from ..shapes import FPS, LATENT_SAMPLE_RATE, OUTPUT_SAMPLE_RATE
 
 FRAMES = 4  # carried at once: 25 MB of 1080p in 8 bits, and a chance to stop every 0.16 s of film
@@ -131,6 +132,14 @@ def pinned(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, pin_memory=True)
     except RuntimeError:
         return torch.empty(shape, dtype=dtype)
+
+
+def use_smaller_pieces(decoder) -> None:
+    """Let a Turbo decoder hold a quarter of what it held; another decoder stays as it is."""
+    if getattr(decoder, "piece_bytes", 0) is None:
+        decoder.piece_bytes = PIECE_BYTES
+    elif hasattr(decoder, "piece_bytes"):
+        decoder.piece_bytes = max(1, decoder.piece_bytes // 4)
 
 
 def host_frames(

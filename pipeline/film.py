@@ -35,6 +35,7 @@ from ..sampling.streams import Streams
 from ..sampling.super_resolution import GUIDED_PRESET, PRESET, SuperResolution
 from . import decode, stages
 from .files import ModelFiles
+from .memory import on_device, once_more
 
 logger = logging.getLogger(__name__)
 
@@ -104,14 +105,16 @@ def make_film(
     save_latents: str | Path | None = None,
     report: Report = lambda stage, done, total: None,
     text_cache: FeatureCache | None = None,
+    swapped: int | None = None,
 ) -> Film:
     """Make the film of ``request`` and write it to ``path``; raises the pack's errors before any long work.
 
     ``save_latents`` keeps the latents in a safetensors file: ``video`` and ``audio``, and with
     super-resolution also ``base_video`` and ``base_audio``. Words that are in ``text_cache`` need no weights of the
-    text encoder.
+    text encoder. Of a transformer's blocks ``swapped`` are streamed from host memory, None: as many as must be. A
+    stage that runs out of memory is begun once more with a smaller plan.
     """
-    run = _Run(files, request, torch.device(device), policy, report, text_cache)
+    run = _Run(files, request, torch.device(device), policy, report, text_cache, swapped)
     with torch.inference_mode():
         size = run.check()
         _check_places(path, save_latents)
@@ -135,6 +138,7 @@ class _Run:
     policy: PrecisionPolicy
     report: Report
     text_cache: FeatureCache | None
+    swapped: int | None = None  # blocks that are streamed; None: as many as must be
 
     def check(self) -> shapes.LatentSize:
         """Refuse what cannot be made before anything is loaded."""
@@ -175,14 +179,18 @@ class _Run:
                 device=self.device.type,
             )
         )
-        encoder = cache(lambda: builder.load_text_encoder(path, self.policy).to(self.device))
+        load = cache(lambda device: builder.load_text_encoder(path, self.policy).to(device))
 
         def encode(ids: Sequence[int]) -> Tensor:
-            return encode_ids(
-                ids,
-                lambda batch: encoder()(batch.to(self.device)),
-                half_precision_rows=self.policy.dtype == torch.bfloat16,
-            )
+            def run(is_smaller: bool) -> Tensor:
+                device = torch.device("cpu") if is_smaller else self.device
+                return encode_ids(
+                    ids,
+                    lambda batch: load(device)(batch.to(device)),
+                    half_precision_rows=self.policy.dtype == torch.bfloat16,
+                )
+
+            return once_more("The text encoder", run, "on the CPU")
 
         features = []
         for number, prompt in enumerate(prompts, 1):
@@ -216,20 +224,26 @@ class _Run:
         preset = PRESETS[request.variant]
         preset = replace(preset, steps=preset.steps if request.steps is None else request.steps)
         self.report("film", 0, preset.steps)
-        network = builder.load_transformer(self.files.transformer, request.variant, self.policy).to(
-            self.device
-        )
-        return stages.sample_film(
-            network,
-            positive.rows,
-            negative and negative.rows,
-            size,
-            request.seed,
-            preset,
-            first_frame=picture,
-            voice=voice,
-            on_step=lambda step: self.report("film", step + 1, preset.steps),
-        )
+        tokens = _tokens(size.video_shape, size.audio_shape, positive.rows)
+
+        def run(is_smaller: bool) -> Streams:
+            network = builder.load_transformer(self.files.transformer, request.variant, self.policy)
+            swapped = len(network.block.layers) if is_smaller else self.swapped
+            with on_device(network, self.device, swapped, tokens) as run_blocks:
+                return stages.sample_film(
+                    network,
+                    positive.rows,
+                    negative and negative.rows,
+                    size,
+                    request.seed,
+                    preset,
+                    first_frame=picture,
+                    voice=voice,
+                    on_step=lambda step: self.report("film", step + 1, preset.steps),
+                    run_blocks=run_blocks,
+                )
+
+        return once_more("The film", run, "with all blocks swapped")
 
     def enlarge(self, positive, negative, base: Streams) -> Streams:
         request = self.request
@@ -242,19 +256,28 @@ class _Run:
         settings = SuperResolution(preset, align_corners=request.align_corners)
         self.report("super-resolution", 0, preset.steps)
         variant = f"sr_{request.super_resolution}"
-        network = builder.load_transformer(self.files.super_resolution, variant, self.policy).to(self.device)
-        return stages.enlarge_film(
-            network,
-            positive.rows,
-            negative.rows if request.sr_guided else None,
-            base,
-            width,
-            height,
-            request.seed + 1 if request.sr_seed is None else request.sr_seed,
-            settings,
-            first_frame=picture,
-            on_step=lambda step: self.report("super-resolution", step + 1, preset.steps),
-        )
+        rows, columns = height // shapes.SPACE_STRIDE, width // shapes.SPACE_STRIDE
+        tokens = _tokens((*base.video.shape[:3], rows, columns), base.audio.shape, positive.rows)
+
+        def run(is_smaller: bool) -> Streams:
+            network = builder.load_transformer(self.files.super_resolution, variant, self.policy)
+            swapped = len(network.block.layers) if is_smaller else self.swapped
+            with on_device(network, self.device, swapped, tokens) as run_blocks:
+                return stages.enlarge_film(
+                    network,
+                    positive.rows,
+                    negative.rows if request.sr_guided else None,
+                    base,
+                    width,
+                    height,
+                    request.seed + 1 if request.sr_seed is None else request.sr_seed,
+                    settings,
+                    first_frame=picture,
+                    on_step=lambda step: self.report("super-resolution", step + 1, preset.steps),
+                    run_blocks=run_blocks,
+                )
+
+        return once_more("Super-resolution", run, "with all blocks swapped")
 
     def write(self, latents: Streams, path: Path) -> FilmInfo:
         """Decode sound and picture into one file, the picture as it is decoded."""
@@ -267,15 +290,21 @@ class _Run:
             del vae
         self.report("picture and sound", 0, request.num_frames)
         decoder = self._load_decoder().to(self.device)
-        return decode.write_decoded(
-            path,
-            decoder.decode_chunks(latents.video),
-            self.device,
-            request.num_frames,
-            [sound],
-            metadata={"comment": request.prompt, "happyhorse": json.dumps(_settings(request))},
-            on_frames=lambda done: self.report("picture and sound", done, request.num_frames),
-        )
+
+        def run(is_smaller: bool) -> FilmInfo:
+            if is_smaller:
+                decode.use_smaller_pieces(decoder)
+            return decode.write_decoded(
+                path,
+                decoder.decode_chunks(latents.video),
+                self.device,
+                request.num_frames,
+                [sound],
+                metadata={"comment": request.prompt, "happyhorse": json.dumps(_settings(request))},
+                on_frames=lambda done: self.report("picture and sound", done, request.num_frames),
+            )
+
+        return once_more("Decoding", run, "in smaller pieces")
 
     def _load_decoder(self) -> nn.Module:
         if self.request.decoder == "turbo":
@@ -290,6 +319,11 @@ def _check_places(*paths: str | Path | None) -> None:
             raise MediaError(
                 f"The folder {Path(path).parent} for {Path(path).name} does not exist; make it, or choose another."
             )
+
+
+def _tokens(video: Sequence[int], audio: Sequence[int], text: Tensor) -> int:
+    """Rows of a pass over latents of these shapes."""
+    return video[-3] * video[-2] * video[-1] // 4 + audio[-1] + len(text)
 
 
 def _settings(request: FilmRequest) -> dict:

@@ -29,6 +29,7 @@ from ..sampling.super_resolution import SuperResolution, super_resolve
 from ..shapes import FPS, SPACE_STRIDE, LatentSize, frames_for_samples
 
 OnStep = Callable[[int], None]
+RunBlocks = Callable[[Tensor, object], Tensor]  # in place of the loop over a network's blocks
 
 
 def encode_text(
@@ -72,7 +73,9 @@ def check_voice(waveform: Tensor, sample_rate: int, num_frames: int) -> None:
         )
 
 
-def text_velocity(network: JointTransformer, text: Tensor) -> StreamVelocity:
+def text_velocity(
+    network: JointTransformer, text: Tensor, run_blocks: RunBlocks | None = None
+) -> StreamVelocity:
     """The network under one prompt, as solvers call it; what only sizes decide is computed once."""
     context = None
 
@@ -81,7 +84,7 @@ def text_velocity(network: JointTransformer, text: Tensor) -> StreamVelocity:
         if context is None:
             layout = SequenceLayout.of(x.video[0], x.audio[0], text)
             context = network.context(layout, x.video.device)
-        video, audio = network(x.video[0], x.audio[0], text, context)
+        video, audio = network(x.video[0], x.audio[0], text, context, run_blocks)
         return Streams(video[None], audio[None])
 
     return velocity
@@ -98,12 +101,13 @@ def sample_film(
     first_frame: Tensor | None = None,
     voice: Tensor | None = None,
     on_step: OnStep | None = None,
+    run_blocks: RunBlocks | None = None,
 ) -> Streams:
     """Text features [N, D] (and a picture's, a voice's latent) -> video [1, C, T, h, w], audio [1, C, L]."""
     noise = SeededNoise(seed, StreamShapes(size.video_shape, size.audio_shape), positive.device)
     return sample(
-        text_velocity(network, positive),
-        None if negative is None else text_velocity(network, negative),
+        text_velocity(network, positive, run_blocks),
+        None if negative is None else text_velocity(network, negative, run_blocks),
         noise(),
         preset,
         noise,
@@ -125,13 +129,14 @@ def enlarge_film(
     *,
     first_frame: Tensor | None = None,
     on_step: OnStep | None = None,
+    run_blocks: RunBlocks | None = None,
 ) -> Streams:
     """Base latents -> video latents for ``width`` x ``height`` pixels; the audio is returned as it came."""
     rows, columns = height // SPACE_STRIDE, width // SPACE_STRIDE
     shapes = StreamShapes((*base.video.shape[:3], rows, columns), tuple(base.audio.shape))
     return super_resolve(
-        text_velocity(network, positive),
-        None if negative is None else text_velocity(network, negative),
+        text_velocity(network, positive, run_blocks),
+        None if negative is None else text_velocity(network, negative, run_blocks),
         base,
         rows,
         columns,

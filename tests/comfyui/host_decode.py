@@ -76,6 +76,25 @@ def apart(one, other):
     }
 
 
+def out_of_memory(parts):
+    """The first window's decoding runs out of memory once: the same film in smaller pieces."""
+    latent, turbo = film_latent(), parts["turbo"]
+    whole, _ = direct(latent, turbo, parts["audio"])
+    network = turbo.first_stage_model.network
+    before, original, tries = network.piece_bytes, network._pixels, []
+
+    def pixels(*arguments):
+        tries.append(network.piece_bytes)
+        if len(tries) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(*arguments)
+
+    network._pixels = pixels
+    again, _ = direct(latent, turbo, parts["audio"])
+    network._pixels, network.piece_bytes = original, before
+    return {"apart": apart(whole, again), "quarter": tries[1] * 4 == tries[0]}
+
+
 def films(parts):
     found = {}
     latent = film_latent()
@@ -209,6 +228,7 @@ def refusals(parts):
 with torch.inference_mode():
     parts = load()
     measured = {
+        "memory": out_of_memory(parts),
         "films": films(parts),
         "other networks": other_networks(parts),
         "endings": endings(parts),

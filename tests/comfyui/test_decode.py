@@ -20,6 +20,13 @@ def test_the_film_is_that_of_decode_and_mux(report, film, frames):
     assert report["films"][film] == {"frames": frames, "pixels": 0, "samples": 0, "tags": 0}
 
 
+def test_out_of_memory_leads_to_smaller_pieces_and_the_same_film(report):
+    assert report["memory"] == {
+        "apart": {"frames": 33, "pixels": 0, "samples": 0, "tags": 0},
+        "quarter": True,
+    }
+
+
 def test_the_stock_network_is_decoded_latent_by_latent(report):
     found = report["other networks"]
     assert found["stock windows"] == [1, 4, 4, 4, 4]
