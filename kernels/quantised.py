@@ -28,7 +28,7 @@ from . import gguf_blocks, nf4
 logger = logging.getLogger(__name__)
 
 FP8 = torch.float8_e4m3fn
-FP8_LIMIT, INT8_LIMIT = 448.0, 127.0
+FP8_LIMIT = 448.0
 FP8_CAPABILITY = (8, 9)
 FP8_ALIGNMENT = 16  # torch.scaled_mm on CUDA asks for it in K and M
 GROUPS = (256, 64, 16, 4)  # sizes of a regular Hadamard matrix; ComfyUI's files use the first
@@ -45,9 +45,8 @@ class QuantisedWeight:
     data: Tensor  # may be packed, or padded along K
     shape: tuple[int, int]
     scales: Mapping[str, Tensor] = field(default_factory=dict)
-    settings: Mapping[str, object] = field(
-        default_factory=dict
-    )  # "convrot_groupsize", "blocksize" and the like
+    # "convrot_groupsize", "blocksize" and the like
+    settings: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def group(self) -> int:
@@ -55,9 +54,9 @@ class QuantisedWeight:
         return int(self.settings.get("convrot_groupsize", 256)) if self.settings.get("convrot") else 0
 
     @property
-    def bytes(self) -> int:
-        """What the stored form takes in memory."""
-        return sum(part.numel() * part.element_size() for part in (self.data, *self.scales.values()))
+    def scale_count(self) -> int:
+        """Numbers in "weight_scale": one, one a row, or none where a file has plain casts."""
+        return self.scales["weight_scale"].numel() if "weight_scale" in self.scales else 0
 
 
 def dequantise(weight: QuantisedWeight, dtype: torch.dtype = torch.float32) -> Tensor:

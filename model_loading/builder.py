@@ -150,10 +150,9 @@ def _weight(name: str, parameter: Tensor, checkpoint: Checkpoint, policy: Precis
         if policy.quantise is not None:
             return policy.quantise(checkpoint.tensor(name))
     elif policy.keeps and name.endswith(EMBEDDING):
+        # GGUF blocks: of 256,000 rows few are read.
         stored = checkpoint.quantised(name)
-        if (
-            stored is not None and not stored.scales and can_cut_rows(stored)
-        ):  # GGUF: 256,000 rows of which few are read
+        if stored is not None and not stored.scales and can_cut_rows(stored):
             return stored
     return checkpoint.tensor(name).to(parameter.dtype)
 

@@ -296,7 +296,7 @@ def _logical_shape(name: str, kind: str, shape: Sequence[int], settings: Mapping
 
 
 def _read_nf4_state(name: str, scales: dict[str, str], checkpoint: Checkpoint, shape):
-    """(shape, settings) from bitsandbytes' own JSON beside the weight, or from the marker of our files."""
+    """(shape, settings) from bitsandbytes' own JSON beside the weight."""
     state_name = next((scales.pop(key) for key in list(scales) if key.startswith(NF4_STATE)), None)
     if state_name is None:
         raise CheckpointError(f"{name} is 4-bit and its quant_state is missing; download the file again.")

@@ -46,7 +46,7 @@ PRECISIONS = {
         PrecisionPolicy(
             "fp8_rows",
             torch.bfloat16,
-            lambda weight: _is_fp8(weight) and weight.scales["weight_scale"].numel() > 1,
+            lambda weight: _is_fp8(weight) and weight.scale_count > 1,
             lambda weight: quantise_fp8(weight, by_row=True),
             "weights",
         ),

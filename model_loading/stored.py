@@ -110,9 +110,8 @@ class _Made:
             return self._checkpoint.rows(piece.name, start, stop)
         if len(piece.shape) != 2:
             return self._vector(piece, read)[start:stop]
-        is_by_row = (
-            self._checkpoint.shapes[piece.name][0] == piece.shape[0]
-        )  # and not packed without regard to rows
+        # Otherwise it is packed without regard to rows.
+        is_by_row = self._checkpoint.shapes[piece.name][0] == piece.shape[0]
         if not is_by_row or not can_cut_rows(QuantisedWeight(piece.format, torch.empty(0), piece.shape)):
             return dequantise(self._weight(piece, read))[start:stop]
         weight = self.stored_rows(piece, start, stop)

@@ -167,37 +167,36 @@ class _Run:
         checkpoint = builder.open_kind(path, "text_encoder")
         config = builder.text_encoder_config(checkpoint)
         tokenizer = find_tokenizer(path, embedded, named, rows=config.vocab_size)
-        identity = (
-            ""
-            if self.text_cache is None
-            else encoder_identity(
+        fingerprint = tokenizer_fingerprint(path, embedded, named) if self.text_cache else ""
+
+        def run(is_smaller: bool) -> list[TextFeatures]:
+            device = torch.device("cpu") if is_smaller else self.device
+            identity = self.text_cache and encoder_identity(
                 checkpoint,
                 config,
-                tokenizer_fingerprint(path, embedded, named),
+                fingerprint,
                 precision=self.policy.name,
                 dtype=self.policy.dtype,
-                device=self.device.type,
+                device=device.type,  # whose bits differ
             )
-        )
-        load = cache(lambda device: builder.load_text_encoder(path, self.policy).to(device))
+            encoder = cache(lambda: builder.load_text_encoder(path, self.policy).to(device))
 
-        def encode(ids: Sequence[int]) -> Tensor:
-            def run(is_smaller: bool) -> Tensor:
-                device = torch.device("cpu") if is_smaller else self.device
+            def encode(ids: Sequence[int]) -> Tensor:
                 return encode_ids(
                     ids,
-                    lambda batch: load(device)(batch.to(device)),
+                    lambda batch: encoder()(batch.to(device)),
                     half_precision_rows=self.policy.dtype == torch.bfloat16,
                 )
 
-            return once_more("The text encoder", run, "on the CPU")
+            features = []
+            for number, prompt in enumerate(prompts, 1):
+                ids = tokenize(prompt, tokenizer)
+                rows = cached_rows(ids, encode, self.text_cache, identity or "")
+                features.append(TextFeatures(rows.to(self.device), len(ids)))
+                self.report("text", number, len(prompts))
+            return features
 
-        features = []
-        for number, prompt in enumerate(prompts, 1):
-            ids = tokenize(prompt, tokenizer)
-            rows = cached_rows(ids, encode, self.text_cache, identity)
-            features.append(TextFeatures(rows.to(self.device), len(ids)))
-            self.report("text", number, len(prompts))
+        features = once_more("The text encoder", run, "on the CPU")
         return features[0], features[1] if len(features) > 1 else None
 
     def encode_picture(self, width: int, height: int) -> Tensor | None:

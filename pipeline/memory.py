@@ -69,6 +69,7 @@ def _plan(network, device: torch.device, swapped: int | None, tokens: int) -> tu
     if swapped is None:
         if device.type != "cuda":
             return frozenset(range(count)), SLOTS
+        torch.cuda.empty_cache()  # what earlier stages gave back to torch, it has not given back to the card
         free, _ = torch.cuda.mem_get_info(device)
         return resident_blocks(free, network.config, [_bytes(block) for block in blocks], tokens)
     if not 0 <= swapped <= count:

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from comfyui_happyhorse.errors import CheckpointError
+from comfyui_happyhorse.kernels.quantised import dequantise
 from comfyui_happyhorse.model_loading import builder
 from comfyui_happyhorse.model_loading.checkpoint import Checkpoint
 from comfyui_happyhorse.model_loading.header import Stored
@@ -16,6 +17,7 @@ from comfyui_happyhorse.model_loading.inspect import packaging
 from comfyui_happyhorse.model_loading.keys import KINDS, map_names
 from comfyui_happyhorse.model_loading.layouts import read_layout
 from comfyui_happyhorse.model_loading.precision import PRECISIONS
+from comfyui_happyhorse.model_loading.quantised_layers import QuantisedLinear
 
 GOLDEN = Path(
     os.environ.get("HAPPYHORSE_GOLDEN") or Path(__file__).resolve().parents[3] / "shared" / "golden"
@@ -422,3 +424,14 @@ def test_a_text_encoder_of_quanto_int8(tiny_models, tmp_path):
     assert loaded.keys() == values.keys()
     for name, tensor in loaded.items():
         assert torch.equal(tensor, values[name].float().to(tensor.dtype)), name
+
+
+@pytest.mark.parametrize("policy", sorted(PRECISIONS))
+def test_every_precision_takes_every_form(written, title, policy):
+    """Stored weights that a precision keeps, and those it makes anew, for every pair of the two."""
+    path, values = written(title)
+    network = builder.load_transformer(path, "distilled", PRECISIONS[policy])
+    layer = network.block.layers[3].mlp.down_proj
+    found = dequantise(layer.stored) if isinstance(layer, QuantisedLinear) else layer.weight
+    limit = 0.2 if "nf4" in policy or "nf4" in title else 0.08
+    assert (found.double() - values[SHARED]).norm() <= limit * values[SHARED].norm()

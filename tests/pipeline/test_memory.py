@@ -73,6 +73,7 @@ STAGES = {
     "super-resolution": (LARGE, JointTransformer, "forward", 3, "Super-resolution: out of memory"),
     "decoding": (SMALL, TurboDecoder, "_pixels", 1, "Decoding: out of memory"),
     "text": (SMALL, T5GemmaEncoder, "forward", 1, "The text encoder: out of memory"),
+    "second text": (GUIDED, T5GemmaEncoder, "forward", 2, "The text encoder: out of memory"),
 }
 
 
