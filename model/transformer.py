@@ -88,15 +88,20 @@ class JointTransformer(nn.Module):
         self.final_linear_audio = ops.Linear(config.hidden_size, config.audio_features, **float32)
 
     def context(
-        self, layout: SequenceLayout, device: torch.device | str, attend: Attend = attention
+        self,
+        layout: SequenceLayout,
+        device: torch.device | str,
+        attend: Attend = attention,
+        mlp_rows: int | None = None,
     ) -> Context:
         """What the blocks share for sequences of this layout; the same at every step of a run.
 
-        ``attend`` computes softmax attention; a host brings its own.
+        ``attend`` computes softmax attention; a host brings its own. ``mlp_rows`` go through a feed-forward layer at
+        once, None: all.
         """
         coordinates = layout.coordinates(self.config.coordinates).to(device)
         rope = rotary_angles(coordinates, self.adapter.rope.bands.to(device))
-        return Context(layout.sizes, rope, layout.local_ranges(self.config.window), attend)
+        return Context(layout.sizes, rope, layout.local_ranges(self.config.window), attend, mlp_rows)
 
     def forward(
         self,

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..model.config import TransformerConfig
+from ..model.layers import MLP_ROWS
 from ..model.turbo_decoder import PIECE_BYTES
 from ..shapes import (
     PATCH,
@@ -41,7 +42,7 @@ from .work import (
 RESERVE, FRAGMENTATION = 400 << 20, 0.06
 HOST_PROCESS = 2 * GB  # Python, torch and the driver's side of a card
 ENCODER_FRAMES = 64  # that the film's encoder holds, at three bytes a pixel at most
-MLP_ROWS = (None, 16_384, 8_192, 4_096, 2_048, 1_024)
+SHARES = (None, MLP_ROWS, 8_192, 4_096, 2_048, 1_024)  # rows of a feed-forward layer at once
 SLOTS = (2, 3, 1)  # one slot computes and copies in turn: only where two do not fit
 PIECES = (PIECE_BYTES, PIECE_BYTES // 2, PIECE_BYTES // 4, PIECE_BYTES // 8)
 
@@ -220,7 +221,7 @@ def _sampling(
     full = _stage_of(name, machine, network, rows, steps, branches, held, None)
     # Swapped weights wait in the host's memory, all of them; without room for that nothing can be swapped.
     choices = SLOTS if HOST_PROCESS + total <= machine.ram_free else ()
-    for mlp_rows in MLP_ROWS:
+    for mlp_rows in SHARES:
         if mlp_rows is not None and mlp_rows >= rows.all:
             continue
         way = _stage_of(name, machine, network, rows, steps, branches, held, mlp_rows)

@@ -11,7 +11,7 @@ import logging
 import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import comfy.conds
 import comfy.model_management
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, SamplingError
 from ..kernels.quantised import QuantisedWeight
-from ..model.layers import Block
+from ..model.layers import MLP_ROWS, Block
 from ..model.sequence import SequenceLayout
 from ..model_loading.block_swap import BlockSwapper, default_slot_bytes
 from ..model_loading.host_weights import CudaPin, HostWeights, Slab
@@ -45,12 +45,15 @@ class SwapPlan:
 
     resident: frozenset[int]
     slots: int
+    mlp_rows: int = (
+        MLP_ROWS  # of a feed-forward layer at once: here each share finds its weights on the device
+    )
 
     def smaller(self) -> SwapPlan | None:
         """The plan after running out of memory: as only one is tried, nothing stays that can be streamed."""
         if self.resident or self.slots > 2:
-            return SwapPlan(frozenset(), 2)
-        return SwapPlan(frozenset(), 1) if self.slots == 2 else None
+            return SwapPlan(frozenset(), 2, MLP_ROWS // 8)
+        return SwapPlan(frozenset(), 1, MLP_ROWS // 8) if self.slots == 2 else None
 
     def device_bytes(self, sizes: Sequence[int]) -> int:
         kept = sum(sizes[block] for block in self.resident)
@@ -96,7 +99,7 @@ class SwappedTransformer(HostTransformer):
             layouts.append(SequenceLayout.of(video, audio, text))
             shared = self.host_context(layouts[-1], video.device, options)
             inputs.append((self.embed(video, audio, text), shared))
-        need = activation_bytes(self.config, sum(stream[0].numel() for stream in x))
+        need = activation_bytes(self.config, sum(stream[0].numel() for stream in x), MLP_ROWS)
 
         def call(number, block, h, shared):
             comfy.ops.run_every_op()  # stops here where the user has pressed stop
@@ -159,7 +162,7 @@ class SwappedModel(HostModel):
         return out
 
     def memory_required(self, input_shape, cond_shapes=None):
-        required = super().memory_required(input_shape, cond_shapes)
+        required = activation_bytes(self.swap.config, input_shape[-1], MLP_ROWS)
         # In a run this room has been set aside, and samples take turns in it. The host asks for half as much again
         # before it batches two guidance branches, which would part them.
         return required / 1.5 if self.swap.held_bytes else required
@@ -219,6 +222,8 @@ class BlockSwap:
         try:
             if self._swapper is None:
                 self._acquire(need, sum(len(x) for x, _ in inputs))
+            rows = self._plan.mlp_rows
+            inputs = [(x, replace(context, mlp_rows=rows)) for x, context in inputs]
             out = self._swapper.run_together(inputs, call)
             is_done = True
         finally:

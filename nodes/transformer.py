@@ -122,13 +122,18 @@ def run_block(index: int, block: nn.Module, h: Tensor, context: Context, options
     return replacement({"img": h, "transformer_options": options}, original)["img"]
 
 
-def activation_bytes(config: TransformerConfig, values: int) -> float:
-    """What a pass needs beside the weights, for a latent of so many values in all streams of a sample."""
-    # Bytes a token holds at the widest place of a block: the up-projection's result, its float32 copy and
-    # the activation, beside the residual stream with a branch.
-    token_bytes = 10 * max(block.inner_size for block in config.blocks) * 2 + 12 * config.hidden_size
+def activation_bytes(config: TransformerConfig, values: int, mlp_rows: int | None = None) -> float:
+    """What a pass needs beside the weights, for a latent of so many values in all streams of a sample.
+
+    ``mlp_rows`` go through a feed-forward layer at once, None: all.
+    """
     tokens = values / config.video_features + 1024  # audio and text are few beside the video
-    return tokens * token_bytes + 512 * 1024**2
+    # At the widest place of a block: the up-projection's result, its float32 copy and the activation, beside the
+    # residual stream with a branch; in shares of a long sequence attention's q, k and v are as wide.
+    wide = 10 * max(block.inner_size for block in config.blocks) * 2
+    if mlp_rows is None or mlp_rows >= tokens:
+        return tokens * (wide + 12 * config.hidden_size) + 512 * 1024**2
+    return mlp_rows * wide + tokens * 24 * config.hidden_size + 512 * 1024**2
 
 
 class FlowSampling(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):

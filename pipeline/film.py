@@ -227,8 +227,7 @@ class _Run:
 
         def run(is_smaller: bool) -> Streams:
             network = builder.load_transformer(self.files.transformer, request.variant, self.policy)
-            swapped = len(network.block.layers) if is_smaller else self.swapped
-            with on_device(network, self.device, swapped, tokens) as run_blocks:
+            with on_device(network, self.device, self.swapped, tokens, is_smaller) as placed:
                 return stages.sample_film(
                     network,
                     positive.rows,
@@ -239,7 +238,7 @@ class _Run:
                     first_frame=picture,
                     voice=voice,
                     on_step=lambda step: self.report("film", step + 1, preset.steps),
-                    run_blocks=run_blocks,
+                    placed=placed,
                 )
 
         return once_more("The film", run, "with all blocks swapped")
@@ -260,8 +259,7 @@ class _Run:
 
         def run(is_smaller: bool) -> Streams:
             network = builder.load_transformer(self.files.super_resolution, variant, self.policy)
-            swapped = len(network.block.layers) if is_smaller else self.swapped
-            with on_device(network, self.device, swapped, tokens) as run_blocks:
+            with on_device(network, self.device, self.swapped, tokens, is_smaller) as placed:
                 return stages.enlarge_film(
                     network,
                     positive.rows,
@@ -273,7 +271,7 @@ class _Run:
                     settings,
                     first_frame=picture,
                     on_step=lambda step: self.report("super-resolution", step + 1, preset.steps),
-                    run_blocks=run_blocks,
+                    placed=placed,
                 )
 
         return once_more("Super-resolution", run, "with all blocks swapped")

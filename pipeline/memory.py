@@ -11,15 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..model.config import TransformerConfig
 from ..model.transformer import JointTransformer
+from ..model_loading import live_bytes, planner
 from ..model_loading.block_swap import swap_blocks
-from ..model_loading.planner import resident_blocks
-from .stages import RunBlocks
+from .stages import Placed
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 SLOTS = 2
+SHARES = [rows for rows in planner.SHARES if rows is not None]  # the largest first
 
 
 def once_more(stage: str, run: Callable[[bool], Result], smaller: str) -> Result:
@@ -40,43 +42,68 @@ def once_more(stage: str, run: Callable[[bool], Result], smaller: str) -> Result
 
 @contextmanager
 def on_device(
-    network: JointTransformer, device: torch.device, swapped: int | None, tokens: int
-) -> Iterator[RunBlocks | None]:
+    network: JointTransformer,
+    device: torch.device,
+    swapped: int | None,
+    tokens: int,
+    is_smaller: bool = False,
+) -> Iterator[Placed]:
     """The network on ``device`` with so many of its blocks streamed; None: as many as must be, by free memory.
 
-    Gives what runs the blocks for ``JointTransformer.forward``, or None where all are on the device.
+    ``is_smaller`` is the plan after running out of memory: all blocks streamed, and the smallest shares of rows.
     """
-    resident, slots = _plan(network, device, swapped, tokens)
     blocks = network.block.layers
+    if is_smaller:
+        resident, slots, mlp_rows = frozenset(), SLOTS, SHARES[-1]
+    elif swapped is None and device.type == "cuda":
+        resident, slots, mlp_rows = _plan(network, device, tokens)
+    else:
+        resident, slots, mlp_rows = _kept(blocks, swapped or 0), SLOTS, SHARES[0]
     if len(resident) == len(blocks):
         network.to(device)
-        yield None
+        yield Placed(mlp_rows=mlp_rows)
         return
     for name, part in network.named_children():
         if name != "block":
             part.to(device)
     logger.info(
-        "%d of %d blocks are swapped through %d slots.", len(blocks) - len(resident), len(blocks), slots
+        "%d of %d blocks are swapped through %d slots, %d rows of a feed-forward layer at once.",
+        len(blocks) - len(resident),
+        len(blocks),
+        slots,
+        mlp_rows,
     )
     with swap_blocks(blocks, device, resident=resident, slots=slots).resident() as swapper:
-        yield swapper.run_blocks
+        yield Placed(swapper.run_blocks, mlp_rows)
 
 
-def _plan(network, device: torch.device, swapped: int | None, tokens: int) -> tuple[frozenset[int], int]:
-    """(blocks that stay, slots)"""
-    blocks = network.block.layers
+def _plan(network: JointTransformer, device: torch.device, tokens: int) -> tuple[frozenset[int], int, int]:
+    """(blocks that stay, slots, rows of a feed-forward layer at once) by the card's free memory."""
+    torch.cuda.empty_cache()  # what earlier stages gave back to torch, it has not given back to the card
+    free, _ = torch.cuda.mem_get_info(device)
+    config, sizes = network.config, [_bytes(block) for block in network.block.layers]
+    mlp_rows = next(
+        (rows for rows in SHARES if _fits_streamed(free, config, sizes, tokens, rows)), SHARES[-1]
+    )
+    return *planner.resident_blocks(free, config, sizes, tokens, mlp_rows=mlp_rows), mlp_rows
+
+
+def _fits_streamed(
+    free: int, config: TransformerConfig, sizes: Sequence[int], tokens: int, mlp_rows: int
+) -> bool:
+    """Whether a pass in these shares fits, as definitions, where every block is streamed."""
+    rows = live_bytes.Rows(tokens, 0, 0, max(1, tokens // (2 * config.window + 1)))
+    live = live_bytes.network_bytes(config, rows, "plain", 2, mlp_rows, fused=False)
+    return planner.with_margin(SLOTS * max(sizes), live) <= free
+
+
+def _kept(blocks: Sequence[nn.Module], swapped: int) -> frozenset[int]:
+    """The blocks that stay: of the streamed ones the large per-modality ones, whose copies take longest, go last."""
     count = len(blocks)
-    if swapped is None:
-        if device.type != "cuda":
-            return frozenset(range(count)), SLOTS
-        torch.cuda.empty_cache()  # what earlier stages gave back to torch, it has not given back to the card
-        free, _ = torch.cuda.mem_get_info(device)
-        return resident_blocks(free, network.config, [_bytes(block) for block in blocks], tokens)
     if not 0 <= swapped <= count:
         raise CheckpointError(f"--blocks-to-swap {swapped}: this model has 0 to {count} blocks to swap.")
-    # The large per-modality blocks, whose copies take longest for their work, go last.
     order = sorted(range(count), key=lambda number: _bytes(blocks[number]))
-    return frozenset(order[swapped:]), SLOTS
+    return frozenset(order[swapped:])
 
 
 def _bytes(block: nn.Module) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from ..conditioning.tokenizer import Tokenizer
 from ..conditioning.voice import encode_in_windows, pad_voice, prepare_voice
 from ..errors import ConditioningError
 from ..model.audio_vae import OobleckVAE
+from ..model.layers import MLP_ROWS
 from ..model.sequence import SequenceLayout
 from ..model.text_encoder import T5GemmaEncoder
 from ..model.transformer import JointTransformer
@@ -29,7 +31,16 @@ from ..sampling.super_resolution import SuperResolution, super_resolve
 from ..shapes import FPS, SPACE_STRIDE, LatentSize, frames_for_samples
 
 OnStep = Callable[[int], None]
-RunBlocks = Callable[[Tensor, object], Tensor]  # in place of the loop over a network's blocks
+
+
+class Placed(NamedTuple):
+    """How a network runs where its memory is short."""
+
+    run_blocks: Callable[[Tensor, object], Tensor] | None = None  # in place of the loop over the blocks
+    mlp_rows: int | None = MLP_ROWS  # rows of a feed-forward layer at once
+
+
+WHOLE = Placed()
 
 
 def encode_text(
@@ -73,9 +84,7 @@ def check_voice(waveform: Tensor, sample_rate: int, num_frames: int) -> None:
         )
 
 
-def text_velocity(
-    network: JointTransformer, text: Tensor, run_blocks: RunBlocks | None = None
-) -> StreamVelocity:
+def text_velocity(network: JointTransformer, text: Tensor, placed: Placed = WHOLE) -> StreamVelocity:
     """The network under one prompt, as solvers call it; what only sizes decide is computed once."""
     context = None
 
@@ -83,8 +92,8 @@ def text_velocity(
         nonlocal context
         if context is None:
             layout = SequenceLayout.of(x.video[0], x.audio[0], text)
-            context = network.context(layout, x.video.device)
-        video, audio = network(x.video[0], x.audio[0], text, context, run_blocks)
+            context = network.context(layout, x.video.device, mlp_rows=placed.mlp_rows)
+        video, audio = network(x.video[0], x.audio[0], text, context, placed.run_blocks)
         return Streams(video[None], audio[None])
 
     return velocity
@@ -101,13 +110,13 @@ def sample_film(
     first_frame: Tensor | None = None,
     voice: Tensor | None = None,
     on_step: OnStep | None = None,
-    run_blocks: RunBlocks | None = None,
+    placed: Placed = WHOLE,
 ) -> Streams:
     """Text features [N, D] (and a picture's, a voice's latent) -> video [1, C, T, h, w], audio [1, C, L]."""
     noise = SeededNoise(seed, StreamShapes(size.video_shape, size.audio_shape), positive.device)
     return sample(
-        text_velocity(network, positive, run_blocks),
-        None if negative is None else text_velocity(network, negative, run_blocks),
+        text_velocity(network, positive, placed),
+        None if negative is None else text_velocity(network, negative, placed),
         noise(),
         preset,
         noise,
@@ -129,14 +138,14 @@ def enlarge_film(
     *,
     first_frame: Tensor | None = None,
     on_step: OnStep | None = None,
-    run_blocks: RunBlocks | None = None,
+    placed: Placed = WHOLE,
 ) -> Streams:
     """Base latents -> video latents for ``width`` x ``height`` pixels; the audio is returned as it came."""
     rows, columns = height // SPACE_STRIDE, width // SPACE_STRIDE
     shapes = StreamShapes((*base.video.shape[:3], rows, columns), tuple(base.audio.shape))
     return super_resolve(
-        text_velocity(network, positive, run_blocks),
-        None if negative is None else text_velocity(network, negative, run_blocks),
+        text_velocity(network, positive, placed),
+        None if negative is None else text_velocity(network, negative, placed),
         base,
         rows,
         columns,

@@ -325,7 +325,7 @@ MACHINE = described_machine(24, ram=64)
 def every_choice(machine, network, rows, branches, held):
     """Seconds of every way that fits: shares, slots, sets of blocks."""
     costs_of = planner.way_costs
-    for mlp_rows in planner.MLP_ROWS:
+    for mlp_rows in planner.SHARES:
         if mlp_rows is not None and mlp_rows >= rows.all:
             continue
         live = held + live_bytes.network_bytes(network.config, rows, "fp8", 2, mlp_rows, branches)

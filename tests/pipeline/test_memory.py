@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from comfyui_happyhorse.errors import CheckpointError
+from comfyui_happyhorse.model.layers import FeedForward
 from comfyui_happyhorse.model.text_encoder import T5GemmaEncoder
 from comfyui_happyhorse.model.transformer import JointTransformer
 from comfyui_happyhorse.model.turbo_decoder import TurboDecoder
+from comfyui_happyhorse.model_loading import builder
 from comfyui_happyhorse.model_loading.precision import PRECISIONS
 from comfyui_happyhorse.pipeline import memory
 from comfyui_happyhorse.pipeline.files import ModelFiles
@@ -110,6 +112,42 @@ def test_decoding_goes_on_in_quarters(make, monkeypatch):
     monkeypatch.setattr(TurboDecoder, "_pixels", pixels)
     make(SMALL)
     assert sizes[1] * 4 == sizes[0]
+
+
+@pytest.mark.parametrize("swapped", [0, 8])
+def test_long_sequences_go_through_in_shares(make, monkeypatch, swapped):
+    """The plan's shares reach the network: no more rows at once, and the film to float32's rounding."""
+    whole, _ = make(SMALL, precision="float32")
+    seen, original = [], FeedForward._of_rows
+
+    def of_rows(self, x, sizes):
+        seen.append(len(x))
+        return original(self, x, sizes)
+
+    monkeypatch.setattr(FeedForward, "_of_rows", of_rows)
+    monkeypatch.setattr(memory, "SHARES", [16, 8])
+    shared, _ = make(SMALL, "shares.mp4", "float32", swapped=swapped)
+    assert seen and max(seen) <= 16
+    for stream in ("video", "audio"):
+        one, other = getattr(whole.latents, stream), getattr(shared.latents, stream)
+        assert not torch.equal(one, torch.zeros_like(one))
+        assert (one - other).abs().max() <= 1e-4 * one.abs().max()
+
+
+def test_shares_and_blocks_follow_free_memory(tiny_models, monkeypatch):
+    files = ModelFiles.locate(tiny_models, SMALL, ModelFiles())
+    network = builder.load_transformer(files.transformer, "distilled")
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+
+    def planned(free, tokens):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 80_000_000_000))
+        return memory._plan(network, torch.device("cuda"), tokens)
+
+    assert planned(80_000_000_000, 100) == (frozenset(range(8)), 0, memory.SHARES[0])
+    resident, slots, rows = planned(450_000_000, 20_000)  # 419 MB of it are the margin
+    assert len(resident) < 8 and slots >= 1 and rows < memory.SHARES[0]
+    least = [planned(free, 20_000)[2] for free in (430_000_000, 500_000_000, 700_000_000, 10**10)]
+    assert least == sorted(least) and least[0] == memory.SHARES[-1] and least[-1] == memory.SHARES[0]
 
 
 def test_nothing_is_swallowed_but_memory():
