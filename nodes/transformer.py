@@ -35,6 +35,7 @@ from ..model_loading import builder
 from ..model_loading.find import variant_hint
 from ..model_loading.precision import PRECISIONS, PrecisionPolicy
 from ..sampling.schedule import SHIFT, SIGMA_MAX
+from .feature_cache import let_go_of_encoders
 from .host_attention import attend_for
 from .quantised import describe, host_layers, load_weights
 
@@ -240,7 +241,15 @@ def load_model(path: str, variant: str, precision: str = "auto"):
         offload_device=comfy.model_management.unet_offload_device(),
     )
     patcher.cached_patcher_init = (_load_again, (path, variant, precision))
+    prepare = comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING
+    patcher.add_wrapper_with_key(prepare, "happyhorse", _prepare_sampling)
     return patcher
+
+
+def _prepare_sampling(executor, *args, **kwargs):
+    """The host makes room on the card by itself; encoders in host memory it would keep."""
+    let_go_of_encoders()
+    return executor(*args, **kwargs)
 
 
 def _load_again(path, variant, precision, disable_dynamic=False):
