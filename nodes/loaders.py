@@ -14,7 +14,6 @@ from ..model_loading.precision import PRECISIONS
 from . import autoencoders, text_encoder, transformer
 
 CATEGORY = "HappyHorse/loaders"
-NONE = "none"
 GGUF_KINDS = ("text_encoders",)  # of a transformer no such file is known
 
 

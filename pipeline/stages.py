@@ -7,21 +7,17 @@ normalised and float32 everywhere between these functions.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..conditioning.image import first_frame
-from ..conditioning.text import TextFeatures, encode_prompt
-from ..conditioning.tokenizer import Tokenizer
 from ..conditioning.voice import encode_in_windows, pad_voice, prepare_voice
 from ..errors import ConditioningError
 from ..model.audio_vae import OobleckVAE
 from ..model.layers import MLP_ROWS
 from ..model.sequence import SequenceLayout
-from ..model.text_encoder import T5GemmaEncoder
 from ..model.transformer import JointTransformer
 from ..model.video_vae import Wan22VAE
 from ..sampling.guidance import StreamVelocity
@@ -41,19 +37,6 @@ class Placed(NamedTuple):
 
 
 WHOLE = Placed()
-
-
-def encode_text(
-    prompt: str, tokenizer: Tokenizer, encoder: T5GemmaEncoder, device: torch.device
-) -> TextFeatures:
-    """A prompt's rows of features on ``device``, rounded as the reference does where the encoder is bfloat16."""
-    features = encode_prompt(
-        prompt,
-        tokenizer,
-        lambda ids: encoder(ids.to(device)),
-        half_precision_rows=encoder.dtype == torch.bfloat16,
-    )
-    return replace(features, rows=features.rows.to(device))
 
 
 def encode_picture(image: Tensor, width: int, height: int, vae: Wan22VAE, device: torch.device) -> Tensor:

@@ -165,7 +165,8 @@ def engine_loop(solver, noise, start):
     tokenizer = room("conditioning.tokenizer").load_tokenizer(
         MODELS / "text_encoders" / "t5gemma_tiny" / "tokenizer.json"
     )
-    text = stages.encode_text(PROMPT, tokenizer, encoder, torch.device("cpu")).rows
+    encode = room("conditioning.text").encode_prompt
+    text = encode(PROMPT, tokenizer, encoder, half_precision_rows=False).rows
     preset = replace(joint.PRESETS["distilled"], solver=solver)
     return joint.sample(stages.text_velocity(network, text), None, start, preset, noise)
 
