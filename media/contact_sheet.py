@@ -55,16 +55,16 @@ def contact_sheet(path: str | Path, rows: Sequence[SheetRow]) -> None:
     """
     if not rows:
         raise MediaError("A contact sheet needs at least one film.")
-    strips = [_strip(row) for row in rows]
-    sheet = Image.new("RGB", (WIDTH, sum(strip.height for strip in strips) + MARGIN), PAPER)
+    parts = [strip(row) for row in rows]
+    sheet = Image.new("RGB", (WIDTH, sum(part.height for part in parts) + MARGIN), PAPER)
     top = 0
-    for strip in strips:
-        sheet.paste(strip, (0, top))
-        top += strip.height
+    for part in parts:
+        sheet.paste(part, (0, top))
+        top += part.height
     save_image(path, torch.from_numpy(np.array(sheet)))
 
 
-def _strip(row: SheetRow) -> Image.Image:
+def strip(row: SheetRow) -> Image.Image:
     """One film's part of the sheet."""
     check_frames(row.frames)
     shown = np.unique(np.linspace(0, len(row.frames) - 1, COLUMNS).round().astype(int))
@@ -74,8 +74,8 @@ def _strip(row: SheetRow) -> Image.Image:
     sound_top = labels_top + LINE
     channels = 0 if row.waveform is None else len(row.waveform)
     axis_top = sound_top + channels * CHANNEL + (channels > 0) * GAP // 2
-    strip = Image.new("RGB", (WIDTH, axis_top + (LINE if channels else 0)), PAPER)
-    pen = ImageDraw.Draw(strip)
+    drawn = Image.new("RGB", (WIDTH, axis_top + (LINE if channels else 0)), PAPER)
+    pen = ImageDraw.Draw(drawn)
 
     facts = _facts(row)
     room = WIDTH - 2 * MARGIN - pen.textlength(facts, _font(14)) - MARGIN
@@ -86,11 +86,11 @@ def _strip(row: SheetRow) -> Image.Image:
         pen.text((MARGIN, MARGIN + LINE + 2), note, FAINT, _font(14))
     for column, (index, picture) in enumerate(zip(shown, pictures, strict=True)):
         left = MARGIN + round(column * (_cell_width() + GAP))
-        strip.paste(picture, (left, frames_top))
+        drawn.paste(picture, (left, frames_top))
         pen.text((left, labels_top), f"{index / row.fps:.2f} s", FAINT, _font(12))
     if channels:
         _draw_sound(pen, row, shown / row.fps, sound_top, axis_top)
-    return strip
+    return drawn
 
 
 def _draw_sound(

@@ -1,0 +1,1 @@
+"""Dialogue in seven languages: cleaned, checked, spelled out, timed, and written as the model reads it."""

@@ -1,0 +1,1 @@
+"""Numbers, dates, times and money as a speaker says them, one file per language."""
