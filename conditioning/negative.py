@@ -1,14 +1,21 @@
 """What a film should not be: the default negative prompt, in three groups, and a user's own from a file.
 
 Only guided sampling (the base model) reads it. The phrases are this pack's own. They name faults and never
-things a scene may hold, such as music, a crowd or a second speaker: guidance would push those out too.
+things a scene may hold, such as music, a crowd or a second speaker: guidance would push those out too. What
+one scene asks for and another would call a fault, such as a cut or fast speech, ``negative_for`` takes out;
+so it does with a user's own text.
 """
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import ConditioningError
+from .dialogue.conflicts import CONFLICTS, shared_sound
+from .dialogue.document import Scene
 
 PICTURE_FAULTS = (
     "lips out of time with the words",
@@ -94,3 +101,37 @@ def read_negative(path: Path) -> str:
             f"The negative prompt {path} is empty; write into it what the film should not be, or name no file."
         )
     return text
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A phrase that would have fought the scene."""
+
+    phrase: str
+    reason: str  # "the scene has music"
+
+
+class NegativePrompt(NamedTuple):
+    """A negative prompt and what was taken out of it."""
+
+    text: str
+    dropped: tuple[Dropped, ...]
+
+
+def negative_for(scene: Scene, negative: str | None = None) -> NegativePrompt:
+    """``negative``, or the default one, without the phrases that ask for the opposite of ``scene``.
+
+    Phrases stand between commas, semicolons and line ends. Without a conflict the text stays as it is.
+    """
+    text = default_negative() if negative is None else negative
+    asked = [conflict for conflict in CONFLICTS if conflict.is_asked(scene)]
+    kept, dropped = [], []
+    for phrase in filter(None, map(str.strip, re.split("[,;，；、\n]", text))):
+        reason = next((conflict.reason for conflict in asked if conflict.phrase.search(phrase)), None)
+        if reason is None and (word := shared_sound(scene.sound, phrase)):
+            reason = f'the scene\'s sound is "{scene.sound.strip()}" ("{word}")'
+        if reason is None:
+            kept.append(phrase)
+        else:
+            dropped.append(Dropped(phrase, reason))
+    return NegativePrompt(", ".join(kept) if dropped else text, tuple(dropped))

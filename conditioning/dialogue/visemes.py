@@ -172,9 +172,7 @@ def _hangul(number: int) -> Iterator[tuple[str, float]]:
 
 def _kana(sign: str) -> Iterator[tuple[str, float]]:
     name = unicodedata.name(sign, "").rsplit(" ", 1)[-1]  # "MA" of "HIRAGANA LETTER SMALL MA"
-    if name == "N":
-        yield TEETH, 1.0
-    elif name == "TU" and sign in "っッ":
+    if name == "N" or (name == "TU" and sign in "っッ"):
         yield TEETH, 1.0
     else:
         if name[0] in "MBP":

@@ -23,9 +23,7 @@ def seconds(language: str) -> tuple[np.ndarray, np.ndarray]:
     """(estimated, spoken) of every sentence; the estimate reads what a person types, the voice its kana."""
     pairs = [(item, item) if isinstance(item, str) else item for item in SENTENCES[language]]
     assert len(pairs) >= 30
-    rate, sounds = speak(
-        [Utterance(heard, LANGUAGES[language].voice, WORDS_A_MINUTE) for _, heard in pairs]
-    )
+    rate, sounds = speak([Utterance(heard, LANGUAGES[language].voice, WORDS_A_MINUTE) for _, heard in pairs])
     estimated = [estimate(typed, language).natural for typed, _ in pairs]
     return np.array(estimated), np.array([len(sound) / rate for sound in sounds])
 
@@ -44,7 +42,7 @@ def test_durations_are_those_of_an_independent_voice(language):
     pytest.importorskip("espeakng_loader", reason="the extra 'test' brings espeakng-loader")
     factor, correlation, error = figures(language)
     row = f"| {language} | {len(SENTENCES[language])} | {factor:.2f} | {correlation:.3f} | {100 * error:.1f} % |"
-    print(row)
+    print(row)  # noqa: T201
     assert correlation >= CORRELATION
     assert error <= ERROR
     assert 0.8 < factor < 1.5  # at its own pace the voice is a plausible speaker

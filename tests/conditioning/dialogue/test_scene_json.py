@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from comfyui_happyhorse.conditioning.dialogue.document import FRAMINGS, PACES, SIDES, Line, Scene, Shot, Speaker
+from comfyui_happyhorse.conditioning.dialogue.document import (
+    FRAMINGS,
+    PACES,
+    SIDES,
+    Line,
+    Scene,
+    Shot,
+    Speaker,
+)
 from comfyui_happyhorse.conditioning.dialogue.languages import LANGUAGES
 from comfyui_happyhorse.conditioning.dialogue.scene_json import MAX_LINES, from_json, from_text, to_json
 from comfyui_happyhorse.errors import ConditioningError

