@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .cuda.compiler import needs_nvrtc
 from .registry import needs_triton, operation
 
 LIMIT = 7.0
@@ -51,17 +52,29 @@ def activate(up: Tensor, kind: str, dtype: torch.dtype, width: int) -> Tensor:
     return values.to(dtype)
 
 
-def _refuses(up: Tensor, dtype: torch.dtype) -> str | None:
+def _misfit(up: Tensor) -> str | None:
     if up.dim() != 2 or up.stride(-1) != 1:
         return f"rows of {tuple(up.shape)} do not lie entry by entry in memory"
-    return needs_triton(up, fp8=dtype == FP8)
+    return None
 
 
-@activate.fast("triton", refuses=lambda up, kind, dtype, width: _refuses(up, dtype))
+@activate.fast(
+    "triton",
+    refuses=lambda up, kind, dtype, width: _misfit(up) or needs_triton(up, fp8=dtype == FP8),
+)
 def _(up: Tensor, kind: str, dtype: torch.dtype, width: int) -> Tensor:
     from .triton.activation import plan
 
     gain = FP8_GAIN[kind] if dtype == FP8 else 1.0
     launch, out = plan(up, kind == "swiglu7", dtype, width, gain, LIMIT, SLOPE)
+    launch.run()
+    return out
+
+
+@activate.fast("cuda", refuses=lambda up, kind, dtype, width: _misfit(up) or needs_nvrtc(up, dtype=dtype))
+def _(up: Tensor, kind: str, dtype: torch.dtype, width: int) -> Tensor:
+    from .cuda.activation import plan
+
+    launch, out = plan(up, kind == "swiglu7", dtype, width, LIMIT, SLOPE)
     launch.run()
     return out

@@ -1,5 +1,7 @@
 """RMS norm whose weights are stored as deviations from one, shared or per modality; alone, or after a sum.
 
+Both also come as 8-bit rows with their scales, for layers that multiply those (``quantised_rows``).
+
 The weight is [D], or [3D] with D for each modality; ``sizes`` are the rows of video, audio and text, in that order.
 Letters: N rows, D entries.
 """
@@ -9,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .cuda.compiler import needs_nvrtc
+from .quantised_rows import FP8, QuantisedRows, RowForm, empty_rows, quantise_rows, refuses_form
 from .registry import needs_triton, operation
 
 EPSILON = 1e-6
@@ -52,14 +56,92 @@ def add_norm(
     return total, norm_by_weight(total, weight, sizes).to(dtype)
 
 
-def _refuses(x: Tensor, weight: Tensor, sizes: Sequence[int], *others: Tensor) -> str | None:
+@operation(
+    fake=lambda x, weight, sizes, stored, width, group, scale: empty_rows(x, x.shape[0], stored, width)
+)
+def norm_quantised(
+    x: Tensor,
+    weight: Tensor,
+    sizes: list[int],
+    stored: torch.dtype,
+    width: int,
+    group: int,
+    scale: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """[N, D] float32 -> the norm of its rows as ``quantise_rows`` has it: values [N, width], scales [N, 1]."""
+    return quantise_rows(norm_by_weight(x, weight, sizes), stored, width, group, scale)
+
+
+@operation(
+    fake=lambda x, branch, weight, sizes, stored, width, group, scale: (
+        torch.empty_like(x),
+        *empty_rows(x, x.shape[0], stored, width),
+    )
+)
+def add_norm_quantised(
+    x: Tensor,
+    branch: Tensor,
+    weight: Tensor,
+    sizes: list[int],
+    stored: torch.dtype,
+    width: int,
+    group: int,
+    scale: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(x + branch in float32, the norm of that sum as ``norm_quantised`` has it: values, scales)"""
+    total = x + branch
+    return total, *quantise_rows(norm_by_weight(total, weight, sizes), stored, width, group, scale)
+
+
+def quantised_norm(
+    form: RowForm, x: Tensor, weight: Tensor, sizes: Sequence[int], dtype: torch.dtype
+) -> QuantisedRows | None:
+    """``norm_rows`` in 8 bits for the next layer, of rows that would have ``dtype``; None where no kernel can."""
+    arguments = (x, weight, sizes, form.stored, form.width, form.group, form.scale)
+    if None not in norm_quantised.explain(*arguments).values():
+        return None
+    return QuantisedRows(*norm_quantised(*arguments), dtype)
+
+
+def quantised_add_norm(
+    form: RowForm, x: Tensor, branch: Tensor, weight: Tensor, sizes: Sequence[int], dtype: torch.dtype
+) -> tuple[Tensor, QuantisedRows] | None:
+    """``add_norm``, its norm in 8 bits for the next layer; None where no kernel can."""
+    arguments = (x, branch, weight, sizes, form.stored, form.width, form.group, form.scale)
+    if None not in add_norm_quantised.explain(*arguments).values():
+        return None
+    total, values, scales = add_norm_quantised(*arguments)
+    return total, QuantisedRows(values, scales, dtype)
+
+
+def _misfit(x: Tensor, weight: Tensor, sizes: Sequence[int], *others: Tensor) -> str | None:
     if x.dim() != 2 or any(tensor.stride(-1) != 1 for tensor in (x, *others)):
         return f"rows of {tuple(x.shape)} do not lie entry by entry in memory"
     if x.shape[-1] > LARGEST_ROW:
         return f"a row of {x.shape[-1]} entries is longer than {LARGEST_ROW}"
-    if weight_misfit := refuses_weight(weight, x.shape[-1], x.shape[0], sizes):
-        return weight_misfit
-    return needs_triton(x, weight, *others)
+    return refuses_weight(weight, x.shape[-1], x.shape[0], sizes)
+
+
+def _refuses(x: Tensor, weight: Tensor, sizes: Sequence[int], *others: Tensor) -> str | None:
+    return _misfit(x, weight, sizes, *others) or needs_triton(x, weight, *others)
+
+
+def _refuses_quantised(
+    x: Tensor,
+    weight: Tensor,
+    sizes: Sequence[int],
+    stored: torch.dtype,
+    width: int,
+    group: int,
+    scale: Tensor | None,
+    *others: Tensor,
+) -> str | None:
+    if width > LARGEST_ROW:
+        return f"a row of {width} entries is longer than {LARGEST_ROW}"
+    if misfit := refuses_form(x.shape[-1], stored, width, group):
+        return misfit
+    beside = others if scale is None else (*others, scale)
+    return _refuses(x, weight, sizes, *others) or needs_triton(x, weight, *beside, fp8=stored == FP8)
 
 
 def refuses_weight(weight: Tensor, size: int, count: int, sizes: Sequence[int]) -> str | None:
@@ -85,6 +167,77 @@ def _(x: Tensor, weight: Tensor, sizes: Sequence[int], dtype: torch.dtype) -> Te
 @add_norm.fast("triton", refuses=lambda x, branch, weight, sizes, dtype: _refuses(x, weight, sizes, branch))
 def _(x: Tensor, branch: Tensor, weight: Tensor, sizes: Sequence[int], dtype: torch.dtype):
     from .triton.norm import plan
+
+    launch, total, out = plan(x, branch, weight, sizes, dtype, EPSILON)
+    launch.run()
+    return total, out
+
+
+@norm_quantised.fast(
+    "triton",
+    refuses=lambda x, weight, sizes, stored, width, group, scale: _refuses_quantised(
+        x, weight, sizes, stored, width, group, scale
+    ),
+)
+def _(
+    x: Tensor,
+    weight: Tensor,
+    sizes: Sequence[int],
+    stored: torch.dtype,
+    width: int,
+    group: int,
+    scale: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    from .triton.norm import plan_quantised
+
+    launch, _, *rows = plan_quantised(x, None, weight, sizes, stored, width, group, scale, EPSILON)
+    launch.run()
+    return tuple(rows)
+
+
+@add_norm_quantised.fast(
+    "triton",
+    refuses=lambda x, branch, weight, sizes, stored, width, group, scale: _refuses_quantised(
+        x, weight, sizes, stored, width, group, scale, branch
+    ),
+)
+def _(
+    x: Tensor,
+    branch: Tensor,
+    weight: Tensor,
+    sizes: Sequence[int],
+    stored: torch.dtype,
+    width: int,
+    group: int,
+    scale: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    from .triton.norm import plan_quantised
+
+    launch, *made = plan_quantised(x, branch, weight, sizes, stored, width, group, scale, EPSILON)
+    launch.run()
+    return tuple(made)
+
+
+@norm_rows.fast(
+    "cuda",
+    refuses=lambda x, weight, sizes, dtype: _misfit(x, weight, sizes) or needs_nvrtc(x, weight, dtype=dtype),
+)
+def _(x: Tensor, weight: Tensor, sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
+    from .cuda.norm import plan
+
+    launch, _, out = plan(x, None, weight, sizes, dtype, EPSILON)
+    launch.run()
+    return out
+
+
+@add_norm.fast(
+    "cuda",
+    refuses=lambda x, branch, weight, sizes, dtype: (
+        _misfit(x, weight, sizes, branch) or needs_nvrtc(x, branch, weight, dtype=dtype)
+    ),
+)
+def _(x: Tensor, branch: Tensor, weight: Tensor, sizes: Sequence[int], dtype: torch.dtype):
+    from .cuda.norm import plan
 
     launch, total, out = plan(x, branch, weight, sizes, dtype, EPSILON)
     launch.run()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .cuda.compiler import needs_nvrtc
 from .norm import EPSILON, norm_by_weight, refuses_weight
 from .registry import needs_triton, operation
 from .rotary import rotate
@@ -40,7 +41,7 @@ def norm_rope(
     return q, k
 
 
-def _refuses(
+def _misfit(
     q: Tensor,
     k: Tensor,
     q_weight: Tensor,
@@ -60,13 +61,13 @@ def _refuses(
     for weight in (q_weight, k_weight):
         if misfit := refuses_weight(weight, size, q.shape[0], sizes):
             return misfit
-    return needs_triton(q, k, q_weight, k_weight, rope)
+    return None
 
 
 @norm_rope.fast(
     "triton",
-    refuses=lambda q, k, q_weight, k_weight, sizes, rope, dtype: _refuses(
-        q, k, q_weight, k_weight, sizes, rope
+    refuses=lambda q, k, q_weight, k_weight, sizes, rope, dtype: (
+        _misfit(q, k, q_weight, k_weight, sizes, rope) or needs_triton(q, k, q_weight, k_weight, rope)
     ),
 )
 def _(
@@ -79,6 +80,38 @@ def _(
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     from .triton.norm_rope import plan
+
+    launch, q, k = plan(q, k, q_weight, k_weight, sizes, rope, dtype, EPSILON)
+    launch.run()
+    return q, k
+
+
+def _cuda_refuses(
+    q: Tensor,
+    k: Tensor,
+    q_weight: Tensor,
+    k_weight: Tensor,
+    sizes: Sequence[int],
+    rope: Tensor,
+    dtype: torch.dtype,
+) -> str | None:
+    if q.dtype != k.dtype:
+        return f"q and k of {q.dtype} and {k.dtype} are not of one dtype"
+    misfit = _misfit(q, k, q_weight, k_weight, sizes, rope)
+    return misfit or needs_nvrtc(q, k, q_weight, k_weight, rope, dtype=dtype)
+
+
+@norm_rope.fast("cuda", refuses=_cuda_refuses)
+def _(
+    q: Tensor,
+    k: Tensor,
+    q_weight: Tensor,
+    k_weight: Tensor,
+    sizes: Sequence[int],
+    rope: Tensor,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    from .cuda.norm_rope import plan
 
     launch, q, k = plan(q, k, q_weight, k_weight, sizes, rope, dtype, EPSILON)
     launch.run()

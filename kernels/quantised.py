@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..errors import missing_package
 from . import gguf_blocks, nf4
+from .pitch import fitting
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ GROUPS = (256, 64, 16, 4)  # sizes of a regular Hadamard matrix; ComfyUI's files
 # What is quantised beside the weight: nothing; for rotated INT8 the activations; for FP8 them as well.
 Products = Literal["weights", "stored", "fast"]
 GGUF = "gguf_"  # before a block type's name
+PADDED = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")  # formats whose rows may have zeros behind them
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class QuantisedWeight:
     """A weight [M, K] in its stored form. ``scales`` have ComfyUI's names, such as "weight_scale"."""
 
     format: str
-    data: Tensor  # may be packed, or padded along K
+    data: Tensor  # may be packed, or of FP8 and INT8 padded along K with zeros
     shape: tuple[int, int]
     scales: Mapping[str, Tensor] = field(default_factory=dict)
     # "convrot_groupsize", "blocksize" and the like
@@ -94,6 +96,11 @@ def row_range(weight: QuantisedWeight | Tensor, start: int, stop: int) -> Quanti
 def can_cut_rows(weight: QuantisedWeight) -> bool:
     """Whether ``row_range`` takes stored numbers; otherwise it gives numbers that were de-quantised."""
     return format_of(weight.format).rows is not _dequantised_rows
+
+
+def stored_inputs(weight: QuantisedWeight) -> int:
+    """K and the zeros stored behind it, for FP8 and INT8; K for what is packed."""
+    return weight.data.shape[1] if weight.format in PADDED else weight.shape[1]
 
 
 def format_of(name: str) -> Format:
@@ -158,7 +165,7 @@ def fp8_activations(x: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Ten
 def fp8_product(x: Tensor, scale: Tensor, weight: QuantisedWeight, dtype: torch.dtype) -> Tensor:
     """FP8 rows x [N, K], or wider with zeros after K, with one scale -> [N, M]."""
     # Zeros where the matrix units ask for whole multiples; they change nothing.
-    whole = x.shape[1] + -x.shape[1] % FP8_ALIGNMENT
+    whole = max(x.shape[1] + -x.shape[1] % FP8_ALIGNMENT, weight.data.shape[1])
     wide = whole - weight.data.shape[1]
     tall = -weight.shape[0] % FP8_ALIGNMENT
     stored = weight.data
@@ -166,10 +173,15 @@ def fp8_product(x: Tensor, scale: Tensor, weight: QuantisedWeight, dtype: torch.
         x = F.pad(x.view(torch.uint8), (0, whole - x.shape[1])).view(FP8)
     if wide or tall:
         stored = F.pad(stored.view(torch.uint8), (0, wide, 0, tall)).view(stored.dtype)
-    # The weight's scale is applied to the result, so that one per row serves as well as one per tensor.
-    one = torch.ones((), dtype=torch.float32, device=x.device)
-    out = kitchen().scaled_mm_v2.scaled_mm_v2(x, stored.t(), scale, one, out_dtype=torch.bfloat16)
-    return _scale_result(out[:, : weight.shape[0]].to(dtype), weight)
+    # One scale for the weight goes into the product, before its only rounding. One per row is applied to the result.
+    is_single = weight.scale_count == 1
+    if is_single:
+        factor = weight.scales["weight_scale"].float().reshape(())
+    else:
+        factor = torch.ones((), dtype=torch.float32, device=x.device)
+    out = kitchen().scaled_mm_v2.scaled_mm_v2(x, stored.t(), scale, factor, out_dtype=torch.bfloat16)
+    out = out[:, : weight.shape[0]].to(dtype)
+    return out if is_single else _scale_result(out, weight)
 
 
 def kitchen():
@@ -198,7 +210,7 @@ class Format:
 
 
 def _scaled(weight: QuantisedWeight) -> Tensor:
-    values = weight.data.float()
+    values = weight.data[:, : weight.shape[1]].float()
     return values if "weight_scale" not in weight.scales else values * _column(weight)
 
 
@@ -216,9 +228,15 @@ def _scale_result(out: Tensor, weight: QuantisedWeight) -> Tensor:
     return out.mul_(weight.scales["weight_scale"].float().reshape(-1))
 
 
+def _scaled_product(x: Tensor, weight: QuantisedWeight) -> Tensor:
+    """x [N, K], or with zeros after K, by the stored numbers in x's dtype, and the scale applied to the result."""
+    numbers = weight.data.to(x.dtype)
+    return _scale_result(F.linear(fitting(x, numbers.shape[1]), numbers), weight)
+
+
 def _fp8_linear(x: Tensor, weight: QuantisedWeight, products: Products) -> Tensor:
     if products != "fast" or weight.data.dtype != FP8 or not _has_fp8_units(x.device):
-        return _scale_result(F.linear(x, weight.data.to(x.dtype)), weight)
+        return _scaled_product(x, weight)
     data, scale = fp8_activations(x, weight.scales.get("input_scale"))
     return fp8_product(data, scale, weight, x.dtype)
 
@@ -246,10 +264,10 @@ def _dequantise_int8(weight: QuantisedWeight) -> Tensor:
 
 def _int8_linear(x: Tensor, weight: QuantisedWeight, products: Products) -> Tensor:
     if not weight.group:
-        return _scale_result(F.linear(x, weight.data.to(x.dtype)), weight)
+        return _scaled_product(x, weight)
     if products == "weights":
-        return _weights_only(x, weight, products)
-    x = F.pad(x, (0, weight.data.shape[1] - x.shape[1]))  # which may come with zeros after K already
+        return _weights_only(fitting(x, weight.shape[1]), weight, products)
+    x = fitting(x, weight.data.shape[1])  # which may come with zeros after K already
     return kitchen().int8_linear(
         x, weight.data, weight.scales["weight_scale"], None, x.dtype, True, weight.group
     )

@@ -5,7 +5,8 @@ a permutation. Letters: N tokens, D hidden, H query heads, G key heads, E head e
 
 Precision, as in the reference: norms, rotary, activation, gate and the residual stream are float32; what
 enters and leaves a projection has the projections' dtype (bfloat16, or float32 to switch rounding off).
-Each operation between two projections is one of ``kernels``, which a card runs as one kernel: 12 in a layer.
+Each operation between two projections is one of ``kernels``, which a card runs as one kernel: 12 in a layer. Where
+a projection's 8-bit kernel takes them, they write 8-bit rows instead: rounded once, from float32.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels import (
+    QuantisedRows,
+    RowForm,
     activate,
     add_norm,
     attention,
@@ -26,9 +29,16 @@ from ..kernels import (
     modality_linear,
     norm_rope,
     norm_rows,
+    quantised_add_norm,
+    quantised_gate,
+    quantised_norm,
     range_attention,
+    row_form,
 )
 from ..kernels.attention import Range
+from ..kernels.gated_linear import PLAIN
+from ..kernels.pitch import fitting, is_on_card, spread, whole, wide
+from ..kernels.quantised import QuantisedWeight
 from .config import MODALITIES, BlockSpec, TransformerConfig
 
 # Rows of a long sequence that go through a feed-forward layer at once: at 65,806 tokens this saves 4 GB or more, and
@@ -62,12 +72,44 @@ class RMSNorm(nn.Module):
         count = size * (MODALITIES if per_modality else 1)
         self.weight = nn.Parameter(torch.zeros(count, dtype=torch.float32), requires_grad=False)
 
-    def forward(self, x: Tensor, sizes: Sequence[int] = (), dtype: torch.dtype = torch.float32) -> Tensor:
-        """[N, D] float32 -> [N, D], rounded once; ``sizes`` are the rows of each modality where weights differ."""
-        return norm_rows(x, self.weight, sizes, dtype)
+    def forward(
+        self,
+        x: Tensor,
+        sizes: Sequence[int] = (),
+        dtype: torch.dtype = torch.float32,
+        form: RowForm | None = None,
+    ) -> Tensor | QuantisedRows:
+        """[N, D] float32 -> [N, D], rounded once; ``sizes`` are the rows of each modality where weights differ.
+
+        ``form`` is the 8-bit one that the next layer takes, used where a kernel writes it.
+        """
+        rows = None if form is None else quantised_norm(form, x, self.weight, sizes, dtype)
+        return norm_rows(x, self.weight, sizes, dtype) if rows is None else rows
 
 
-class PerModalityLinear(nn.Linear):
+class PitchedLinear(nn.Linear):
+    """A projection of rows that may have zeros behind them; on a card its weight's have, up to whole multiples of 64."""
+
+    takes_spread_weight = True  # a view by ``pitch.spread``
+
+    @property
+    def input_width(self) -> int:
+        """Entries of the rows that it takes without copying them."""
+        return wide(self.weight).shape[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[.., K] or with zeros behind -> [.., M]"""
+        weight = wide(self.weight)
+        return nn.functional.linear(fitting(x, weight.shape[1]), weight)
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        if is_on_card(self.weight):
+            self.weight.data = spread(self.weight.data)
+        return self
+
+
+class PerModalityLinear(PitchedLinear):
     """A projection whose weight stacks one matrix per modality: rows [video | audio | text].
 
     A host with its own ``Linear`` supplies its own class of this name, with the same ``forward``.
@@ -80,15 +122,31 @@ class PerModalityLinear(nn.Linear):
 
     def forward(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
         """[N, in] -> [N, out]; ``sizes`` are the rows of each modality, in order."""
-        return modality_linear(x, self.weight, sizes)
+        weight = wide(self.weight)
+        return modality_linear(fitting(x, weight.shape[1]), weight, sizes)
 
 
 def projection(
     per_modality: bool, in_features: int, out_features: int, *, ops, dtype: torch.dtype
 ) -> nn.Module:
     """A bias-free projection from the injected layers, with stacked matrices where weights differ."""
-    layer = getattr(ops, "PerModalityLinear", PerModalityLinear) if per_modality else ops.Linear
+    if per_modality:
+        layer = getattr(ops, "PerModalityLinear", PerModalityLinear)
+    else:
+        layer = PitchedLinear if ops is nn and whole(in_features) != in_features else ops.Linear
     return layer(in_features, out_features, bias=False, dtype=dtype)
+
+
+def stored_in(layer: nn.Module, x: Tensor | QuantisedRows) -> QuantisedWeight | None:
+    """The quantised weight that a layer multiplies with as it is, where it lies beside x; None for any other."""
+    weight = getattr(layer, "stored", None)
+    return weight if weight is not None and weight.data.device == x.device else None
+
+
+def form_for(layer: nn.Module, kind: str, x: Tensor) -> RowForm | None:
+    """The 8-bit rows that a layer's kernel takes, with the activation ``kind`` behind it or "none"; None: numbers."""
+    weight = stored_in(layer, x)
+    return row_form(weight) if weight is not None and is_fused(weight, kind, layer.products) else None
 
 
 class Attention(nn.Module):
@@ -111,7 +169,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """[N, D] float32 -> [N, D] in the projections' dtype."""
         sizes = (context.sizes,) if self.per_modality else ()
-        fused = self.linear_qkv(self.pre_norm(x, context.sizes, self.dtype), *sizes)
+        form = form_for(self.linear_qkv, PLAIN, x)
+        fused = self.linear_qkv(self.pre_norm(x, context.sizes, self.dtype, form), *sizes)
         q, k, v, gate = fused.split(self.split, dim=-1)
         q, k, v = (rows.unflatten(-1, (-1, self.head_dim)) for rows in (q, k, v))
         weights = self.q_norm.weight, self.k_norm.weight
@@ -120,7 +179,9 @@ class Attention(nn.Module):
             out = range_attention(q, k, v, context.ranges, context.attend)
         else:
             out = context.attend(q, k, v)
-        return self.linear_proj(gate_rows(out, gate, self.dtype), *sizes)
+        form = form_for(self.linear_proj, PLAIN, out)
+        rows = None if form is None else quantised_gate(form, out, gate, self.dtype)
+        return self.linear_proj(gate_rows(out, gate, self.dtype) if rows is None else rows, *sizes)
 
 
 class FeedForward(nn.Module):
@@ -137,12 +198,12 @@ class FeedForward(nn.Module):
             spec.per_modality, spec.inner_size, config.hidden_size, ops=ops, dtype=dtype
         )
 
-    def forward(self, x: Tensor, context: Context, rows: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, context: Context, rows: Tensor | QuantisedRows | None = None) -> Tensor:
         """[N, D] float32 -> [N, D] in the projections' dtype; ``rows`` is the norm of x, where that is there already.
 
         About ``context.mlp_rows`` rows at once: what is between the projections takes 20 times the memory of x.
         Rows do not see each other here, so the result is the same; where a precision quantises activations with
-        one scale for all rows (FP8 "fast"), each share has its own.
+        one scale for all rows (FP8 "fast" without its kernels), each share has its own.
         """
         if rows is not None:
             return self._project(rows, context.sizes)
@@ -156,11 +217,17 @@ class FeedForward(nn.Module):
         return out
 
     def _of_rows(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
-        return self._project(self.pre_norm(x, sizes, self.dtype), sizes)
+        return self._project(self.pre_norm(x, sizes, self.dtype, self.form(x)), sizes)
 
-    def _project(self, rows: Tensor, sizes: Sequence[int]) -> Tensor:
+    def form(self, x: Tensor) -> RowForm | None:
+        """The 8-bit rows that it takes where both products are 8-bit and the first is fused."""
+        if stored_in(self.down_proj, x) is None:
+            return None
+        return form_for(self.up_gate_proj, self.activation, x)
+
+    def _project(self, rows: Tensor | QuantisedRows, sizes: Sequence[int]) -> Tensor:
         """Normed rows [N, D] -> [N, D]; where 8-bit kernels run, the activation is done in the first product."""
-        up, down = (getattr(layer, "stored", None) for layer in (self.up_gate_proj, self.down_proj))
+        up, down = (stored_in(layer, rows) for layer in (self.up_gate_proj, self.down_proj))
         if up is not None and down is not None:
             products = self.up_gate_proj.products
             if is_fused(up, self.activation, products):
@@ -168,7 +235,8 @@ class FeedForward(nn.Module):
                 return feed_forward(rows, up, down, self.activation, runs, products)
         runs = (sizes,) if self.per_modality else ()
         rows = self.up_gate_proj(rows, *runs)  # one name for all three: each goes when the next is there
-        rows = activate(rows, self.activation, self.dtype, self.inner_size)
+        width = getattr(self.down_proj, "input_width", self.inner_size)
+        rows = activate(rows, self.activation, self.dtype, width)
         return self.down_proj(rows, *runs)
 
     def _write_share(self, out: Tensor, x: Tensor, share: Sequence[Range]) -> None:
@@ -191,7 +259,11 @@ class Block(nn.Module):
         """[N, D] float32 -> [N, D] float32: what a branch adds may be rounded, the sum is not."""
         attended, mlp, rows = self.attention(x, context), self.mlp, None
         if context.mlp_takes(x.shape[0]):
-            x, rows = add_norm(x, attended, mlp.pre_norm.weight, context.sizes, mlp.dtype)
+            norm = (x, attended, mlp.pre_norm.weight, context.sizes, mlp.dtype)
+            form = mlp.form(x)
+            made = None if form is None else quantised_add_norm(form, *norm)
+            x, rows = add_norm(*norm) if made is None else made
+            del norm, made
         else:  # in shares, to save memory: their norms too
             x = x + attended
         del attended

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..kernels.pitch import whole
 
 logger = logging.getLogger(__name__)
 
@@ -70,13 +71,24 @@ class Stowed:
     start: int  # bytes
     shape: torch.Size
     dtype: torch.dtype
+    pitch: int | None = None  # entries from a row to the next, zeros between, where a product gains by it
 
     @property
     def nbytes(self) -> int:
-        return self.shape.numel() * self.dtype.itemsize
+        count = self.shape.numel() if self.pitch is None else self.shape[0] * self.pitch
+        return count * self.dtype.itemsize
 
     def view(self, slab: Tensor) -> Tensor:
-        return slab[self.start : self.start + self.nbytes].view(self.dtype).view(self.shape)
+        if self.pitch is not None:
+            return self.whole_rows(slab)[:, : self.shape[1]]
+        return self._entries(slab).view(self.shape)
+
+    def whole_rows(self, slab: Tensor) -> Tensor:
+        """[M, pitch] of a tensor whose rows have zeros behind them."""
+        return self._entries(slab).view(self.shape[0], self.pitch)
+
+    def _entries(self, slab: Tensor) -> Tensor:
+        return slab[self.start : self.start + self.nbytes].view(self.dtype)
 
     def point_at(self, slab: Tensor) -> None:
         """Make the layer use the tensor's bytes in ``slab``."""
@@ -114,6 +126,8 @@ class Slab:
                     f"{stowed.name} is {tuple(stowed.shape)} in {stowed.dtype}; what was baked into it is "
                     f"{tuple(baked.shape)} in {baked.dtype}."
                 )
+            if stowed.pitch is not None:
+                stowed.whole_rows(self.data).view(torch.uint8).zero_()
             stowed.view(self.data).copy_(tensor if baked is None else baked)
             stowed.point_at(self.data)
 
@@ -226,7 +240,10 @@ def _stow(layer: nn.Module, key: str, name: str, tensor: Tensor, start: int) -> 
             f"{name} is a {type(tensor).__name__} on {tensor.device}; only plain tensors with values can be "
             "swapped. Load the weights before swapping them."
         )
-    return Stowed(layer, key, name, isinstance(tensor, nn.Parameter), start, tensor.shape, tensor.dtype)
+    # Layers that take rows with zeros behind them say so: their slots then hold them as a card does.
+    is_spread = key == "weight" and getattr(layer, "takes_spread_weight", False)
+    pitch = whole(tensor.shape[1]) if is_spread and whole(tensor.shape[1]) != tensor.shape[1] else None
+    return Stowed(layer, key, name, isinstance(tensor, nn.Parameter), start, tensor.shape, tensor.dtype, pitch)
 
 
 def _page_aligned(nbytes: int) -> Tensor:

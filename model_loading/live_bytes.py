@@ -86,7 +86,8 @@ def projection_bytes(stored: Stored, itemsize: int, rows: int, inputs: int, outp
         )
     if stored == "int8":
         wide = -(-inputs // GROUPS[0]) * GROUPS[0]
-        padded, rotated, quantised = itemsize * rows * wide, itemsize * rows * wide, rows * wide
+        rotated, quantised = itemsize * rows * wide, rows * wide
+        padded = rotated if wide != inputs else 0
         return max(padded + rotated + quantised, padded + quantised + one, result)
     if stored == "decoded":  # numbers in float32, then in bfloat16, of all parts together
         return max(6 * matrix * parts, 2 * matrix * parts + result)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..kernels.gated_linear import rows_linear
 from ..kernels.quantised import (
     BY_BLOCK,
     GGUF,
@@ -28,6 +29,7 @@ from ..kernels.quantised import (
     quantise_int8,
     quantise_nf4,
 )
+from ..kernels.quantised_rows import QuantisedRows
 from ..model.config import MODALITIES
 from ..model_loading.precision import PrecisionPolicy
 from ..model_loading.quantised_layers import QuantisedEmbedding
@@ -35,6 +37,14 @@ from ..model_loading.quantised_layers import QuantisedEmbedding
 NF4_LAYOUT, GGUF_LAYOUT, PADDED_LAYOUT = "HappyHorseNF4", "HappyHorseGGUF", "HappyHorsePaddedINT8"
 # The names of a layout's tensors for each of a stored weight's; those of other formats are in BY_BLOCK.
 NUMBERED = {"scale": "weight_scale"}
+# Attributes of a layer that say that the host or another node takes part in its product.
+HOST_CHANGES = (
+    "weight_function",
+    "weight_lowvram_function",
+    "_prefetch",
+    "_forward_hooks",
+    "_forward_pre_hooks",
+)
 NF4_FIELDS = {"scale": "absmax", "quant_map": "quant_map"}
 
 
@@ -115,7 +125,31 @@ class Projection:
             if name in weight.scales:
                 self.register_parameter(name, nn.Parameter(weight.scales[name], requires_grad=False))
 
-    def _multiply(self, x: Tensor, sizes) -> Tensor:
+    @property
+    def products(self):
+        """What is quantised beside the weight."""
+        return self.policy.products
+
+    @property
+    def stored(self) -> QuantisedWeight | None:
+        """The weight as it lies, for kernels that take more than this product; None where the host has a say in it.
+
+        It has where it patches the weight while it casts it, has fetched it for this call, or has put a function of
+        its own around the layer. A LoRA that it merged is in the stored numbers. Whether the weight lies where it is
+        multiplied is the caller's to see.
+        """
+        weight = getattr(self, "weight", None)
+        if (
+            not isinstance(weight, comfy.quant_ops.QuantizedTensor)
+            or weight.dtype != self.policy.dtype
+            or getattr(self, "blocks", False)
+            or any(getattr(self, name, None) for name in HOST_CHANGES)
+            or getattr(self.forward, "__func__", None) is not type(self).forward
+        ):
+            return None
+        return stored_weight_of(self, weight)
+
+    def _multiply(self, x: Tensor | QuantisedRows, sizes) -> Tensor:
         comfy.ops.run_every_op()
         weight, _, stream = comfy.ops.cast_bias_weight(
             self,
@@ -129,7 +163,9 @@ class Projection:
         )
         is_stored = isinstance(weight, comfy.quant_ops.QuantizedTensor)  # else the host has patched it
         stored = stored_weight_of(self, weight) if is_stored else weight
-        if sizes is None:
+        if isinstance(x, QuantisedRows):
+            out = rows_linear(x, stored, sizes)
+        elif sizes is None:
             out = linear(x, stored, self.policy.products)
         else:
             out = modality_linear(x, stored, sizes, self.policy.products)

@@ -111,12 +111,15 @@ def turns(make: Callable[[], tuple[Tensor, ...]], device: torch.device) -> list[
 
 
 def _pair(operation, sets, *rest) -> list[Case]:
-    """The definition and the way that is chosen here."""
+    """The definition, the way that is chosen here, and on a card the one for machines without Triton."""
 
     def run(number):
         return operation(*sets[number % len(sets)], *rest)
 
-    return [Case("definition", run, lambda: forced("definition")), Case("chosen", run)]
+    cases = [Case("definition", run, lambda: forced("definition")), Case("chosen", run)]
+    if sets[0][0].is_cuda:
+        cases.append(Case("compiled at run time", run, lambda: forced("cuda")))
+    return cases
 
 
 def elementwise(run: Run, clip) -> Iterator[Work]:

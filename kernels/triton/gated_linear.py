@@ -1,4 +1,4 @@
-"""8-bit matrix product whose epilogue scales, activates and stores: ``gated_product`` in Triton.
+"""8-bit matrix product whose epilogue scales, activates (or not) and stores: ``gated_product`` in Triton.
 
 Gate and linear rows of the weight alternate in memory, so the two entries that SwiGLU7 joins are neighbouring
 columns of the accumulator, which a matrix unit leaves in one thread: the tile is reshaped to pairs and split there,
@@ -68,6 +68,7 @@ def gated_product_kernel(
     out_stride,
     factor,
     GATED: tl.constexpr,
+    ACTIVATED: tl.constexpr,
     X_SCALES: tl.constexpr,
     WEIGHT_SCALES: tl.constexpr,
     WHOLE_K: tl.constexpr,
@@ -129,9 +130,11 @@ def gated_product_kernel(
         gate = tl.minimum(gate, LIMIT, propagate_nan=tl.PropagateNan.ALL)
         straight = tl.clamp(straight, -LIMIT, LIMIT, propagate_nan=tl.PropagateNan.ALL)
         result = gate / (1 + tl.exp(gate * -SLOPE)) * (straight + 1)
-    else:
+    elif ACTIVATED:
         gate = tl.minimum(up, LIMIT, propagate_nan=tl.PropagateNan.ALL)
         result = gate / (1 + tl.exp(gate * -SLOPE))
+    else:
+        result = up
     places = tile_column * made + tl.arange(0, made)
     target = out + rows[:, None] * out_stride + places[None, :]
     mask = has_row[:, None] & (places[None, :] < width)
@@ -175,6 +178,7 @@ def plan(
     }
     constants = {
         "GATED": is_gated,
+        "ACTIVATED": kind != "none",
         "X_SCALES": x_scale.numel() > 1,
         "WEIGHT_SCALES": weight_scale.numel() > 1,
         "WHOLE_K": x.shape[1] % shape.depth == 0,

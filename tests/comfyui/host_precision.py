@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 builder, precision = room("model_loading.builder"), room("model_loading.precision")
 convert, layers = room("model_loading.convert").convert, room("model_loading.quantised_layers")
 quantised, hosted = room("kernels.quantised"), room("nodes.quantised")
+gated, transformer_layers = room("kernels.gated_linear"), room("model.layers")
 lora_file, merge = room("model_loading.lora_file"), room("model_loading.lora").merge
 checkpoints, loaders = room("model_loading.checkpoint"), room("nodes.loaders")
 
@@ -188,6 +189,77 @@ def loras(name, chosen):
     return found
 
 
+def feed_forwards(name, chosen):
+    """Feed-forward layers with the 8-bit kernels' way allowed, their definitions in the kernels' place.
+
+    {case: (how often the fused way was taken, bit-equal to the engine's fused, or to the host's own without it)}
+    """
+    model = load(name, chosen)
+    path = folder_paths.get_full_path("diffusion_models", name)
+    engine = builder.load_transformer(path, "distilled", precision.PRECISIONS[chosen])
+    comfy.model_management.load_models_gpu([model], force_full_load=True)
+    mine, theirs = model.model.diffusion_model.block.layers, engine.block.layers
+    config = engine.config
+    sizes = (7, 3, 2)
+    x = torch.randn(sum(sizes), config.hidden_size)
+    shared = transformer_layers.Context(sizes, torch.zeros(len(x), 6 * config.bands), ())
+    taken, original, refusal = [], transformer_layers.feed_forward, gated.refusal
+
+    def counted(*args):
+        taken.append(1)
+        return original(*args)
+
+    def run(blocks, number, allowed):
+        taken.clear()
+        gated.refusal = refusal
+        if allowed:
+            # As on a card with Triton: what is left to refuse is the precision and the format.
+            gated.refusal = lambda weight, kind, products: (
+                "not 8-bit" if refusal(weight, kind, products) in WEIGHTS_ONLY else None
+            )
+        transformer_layers.feed_forward = counted
+        try:
+            return blocks[number].mlp(x, shared), len(taken)
+        finally:
+            transformer_layers.feed_forward, gated.refusal = original, refusal
+
+    WEIGHTS_ONLY = {
+        refusal(quantised.quantise_fp8(torch.ones(4, 4)), "gelu7", "weights"),
+        refusal(quantised.quantise_nf4(torch.ones(64, 64)), "gelu7", "stored"),
+    }
+    found = {"layers": len(mine), "fused": 0, "equal": 0, "close": 0.0}
+    for number in range(len(mine)):
+        out, times = run(mine, number, True)
+        wanted, _ = run(theirs, number, True)
+        before, never = run(mine, number, False)
+        assert never == 0
+        found["fused"] += times
+        found["equal"] += torch.equal(out, wanted)
+        found["close"] = max(found["close"], l2(out, before))
+    up = mine[3].mlp.up_gate_proj
+    before = run(mine, 3, False)[0]
+
+    def patched(case):
+        out, times = run(mine, 3, True)
+        found[case] = [times, l2(out, before)]
+
+    up.weight_function.append(lambda weight: weight * 1)
+    patched("a LoRA at cast")
+    up.weight_function.clear()
+    handle = mine[3].mlp.down_proj.register_forward_hook(lambda *_: None)
+    patched("a hook")
+    handle.remove()
+    forward = up.forward
+    up.forward = lambda *args: forward(*args)
+    patched("another forward")
+    up.forward = forward  # as the host's bypass leaves it
+    out, times = run(mine, 3, True)
+    found["put back"] = [times, torch.equal(out, run(theirs, 3, True)[0])]
+    found["elsewhere"] = transformer_layers.stored_in(up, x.to("meta")) is None
+    comfy.model_management.unload_all_models()
+    return found
+
+
 def own_formats():
     """Files of ComfyUI's own formats, made by its own layouts, beside what those layouts read."""
     state, found = load_file(SOURCE), {}
@@ -273,6 +345,7 @@ with torch.inference_mode():
         "loras": {
             f"{name} {chosen}": loras(name, chosen) for name, chosen in cases if chosen not in ("bf16",)
         },
+        "feed forward": {chosen: feed_forwards(SOURCE.name, chosen) for chosen in MADE},
         "own": own_formats(),
         "text": text_encoders(),
     }

@@ -57,6 +57,28 @@ def test_the_host_multiplies_as_the_engine_does(report, model):
     assert found["engine"] <= (0.12 if model.endswith("fp8_fast") else 0.04 if found["int8"] else 0.015)
 
 
+@pytest.mark.parametrize("precision", MADE)
+def test_feed_forward_layers_take_the_kernels_of_the_engine(report, precision):
+    """Where activations are 8-bit; bit-equal to the engine's, and not far from product, activation, product."""
+    found = report["feed forward"][precision]
+    is_fused = precision in ("int8", "fp8_fast")
+    assert found["fused"] == (found["layers"] if is_fused else 0)
+    assert found["equal"] == found["layers"]
+    assert found["close"] <= {"int8": 0.02, "fp8_fast": 0.08}.get(precision, 0)
+    assert found["elsewhere"], "a weight that the host has offloaded is not taken"
+
+
+@pytest.mark.parametrize("case", ["a LoRA at cast", "a hook", "another forward"])
+@pytest.mark.parametrize("precision", ["int8", "fp8_fast"])
+def test_what_the_host_patches_goes_its_way(report, precision, case):
+    """A weight that it patches becomes numbers, whose rows are not quantised."""
+    found = report["feed forward"][precision]
+    times, apart = found[case]
+    assert times == 0
+    assert apart <= ({"int8": 0.02, "fp8_fast": 0.08}[precision] if case == "a LoRA at cast" else 0)
+    assert found["put back"] == [1, True]
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_offloaded_layers_give_the_same(report, model):
     assert report["models"][model]["offloaded"]

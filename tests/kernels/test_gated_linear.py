@@ -23,6 +23,8 @@ INTERPRETED = (
     "int8, one row",
     "int8 gelu",
     "int8, largest sums",
+    "fp8, no activation",
+    "int8, no activation",
     "not a number",
 )
 
@@ -76,10 +78,10 @@ UNITS = {
 
 
 def planned(stored, kind, result, capability):
-    """The launch at the published sizes, 4110 tokens: 5120 inputs, 27,304 rows and 13,696 columns, or 20,480."""
+    """The launch at the published sizes, 4110 tokens: 5120 inputs; 27,304 rows and 13,696 columns, 20,480, or q|k|v."""
     from comfyui_happyhorse.kernels.triton.gated_linear import plan
 
-    tall, width = (27304, 13696) if kind == "swiglu7" else (20480, 20480)
+    tall, width = {"swiglu7": (27304, 13696), "gelu7": (20480, 20480), "none": (7208, 7216)}[kind]
     with torch.device("meta"):
         x, weight = torch.empty(4110, 5120, dtype=stored), torch.empty(tall, 5120, dtype=stored)
         scale, scales = torch.empty(1 if stored == FP8 else 4110), torch.empty(tall)
@@ -92,6 +94,8 @@ def planned(stored, kind, result, capability):
         *((FP8, "swiglu7", FP8, capability) for capability in (89, 90, 100, 120)),
         *((INT8, "swiglu7", BF16, capability) for capability in (80, 86, 89, 90, 100, 120)),
         (FP8, "gelu7", FP8, 90),
+        *((FP8, "none", BF16, capability) for capability in (89, 90, 120)),
+        *((INT8, "none", BF16, capability) for capability in (80, 90)),
     ],
 )
 def test_it_compiles_for_every_card(aot, tmp_path, stored, kind, result, capability):
@@ -99,6 +103,8 @@ def test_it_compiles_for_every_card(aot, tmp_path, stored, kind, result, capabil
     code = aot.compile_launch(planned(stored, kind, result, capability), capability, tmp_path)
     assert code.shared <= aot.SHARED[capability]
     assert (code.stack, code.spills) == (0, 0), f"{code.registers} registers"
+    stores = {name for name in code.instructions if name.startswith("STG")}
+    assert not stores & {"STG.E", "STG.E.U16", "STG.E.U8"}, "in vectors"
     if (stored, capability) in UNITS:
         assert code.count(UNITS[stored, capability]) > 0, sorted(code.instructions)
 
@@ -258,6 +264,10 @@ def test_cards_without_fp8_units(monkeypatch, capability, fp8):
     assert reason(INT8) is None
     assert "FP8 e4m3 or INT8" in reason(BF16)
     assert "does not write" in reason(INT8, torch.float64)
+    with FakeTensorMode():
+        eight, scale = torch.empty(4, 256, dtype=INT8, device="cuda"), torch.empty(4, device="cuda")
+    plain = (eight, eight, scale, scale, "none", FP8, 8)
+    assert "float8_e4m3fn of numbers without a bound" in ours.gated_product.explain(*plain)["triton"]
 
 
 def test_it_traces():
