@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..media.contact_sheet import SheetRow
-from ..media.frames import to_uint8
+from ..media.frames import to_levels
 from ..media.quality import measure
 from ..media.quality_plot import quality_plot
 from ..shapes import FPS
@@ -27,7 +27,9 @@ class HappyHorseReport(io.ComfyNode):
             inputs=[
                 io.Image.Input("images", tooltip="The film's frames."),
                 io.Audio.Input("audio", optional=True, tooltip="The film's sound."),
-                io.Float.Input("fps", default=FPS, min=1.0, max=240.0, step=0.001, tooltip="Frames a second."),
+                io.Float.Input(
+                    "fps", default=FPS, min=1.0, max=240.0, step=0.001, tooltip="Frames a second."
+                ),
             ],
             outputs=[io.String.Output(display_name="report"), io.Image.Output(display_name="plot")],
             is_output_node=True,
@@ -38,7 +40,7 @@ class HappyHorseReport(io.ComfyNode):
         waveform, rate = (None, 0) if audio is None else sound_of(audio)
         waveform = None if waveform is None else waveform[0].float().cpu()
         quality = measure(images, waveform, rate, fps)
-        row = SheetRow("Film", to_uint8(images[..., :3]), waveform, rate, fps)
+        row = SheetRow("Film", to_levels(images[..., :3].float()), waveform, rate, fps)
         plot = quality_plot(quality, row)[None].float() / 255
         report = quality.report()
         return io.NodeOutput(report, plot, ui=ui.PreviewText(report))

@@ -193,7 +193,7 @@ def _line_json(line: ReviewedLine) -> dict[str, Any]:
         "slow": round(line.duration.slow, 3),
         "natural": round(line.duration.natural, 3),
         "fast": round(line.duration.fast, 3),
-        "visemes": [list(pair) for pair in line.visemes],
+        "visemes": [[round(time, 3), shape] for time, shape in line.visemes],
         "findings": [_finding_json(found) for found in line.findings],
     }
 
