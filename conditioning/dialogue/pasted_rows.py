@@ -58,15 +58,19 @@ def read_rows(
     """The rows in ``dialogue``, or what is quoted in ``body`` where that is None; and where each text began."""
     text = trace.text
     if dialogue is None:
+        found = [(body[0], body[0], match.start(), match.end()) for match in QUOTED.finditer(text, *body)]
         findings.append(
             Finding(
                 "warning",
                 "no-dialogue-section",
-                f"There is no {DIALOGUE} paragraph. It was made from what is quoted in the body; say there who speaks "
-                "and in which language.",
+                f"There is no {DIALOGUE} paragraph. "
+                + (
+                    "It was made from what is quoted in the body; say there who speaks and in which language."
+                    if found
+                    else "Nothing is quoted in the body either, so nobody speaks; quote what is to be said."
+                ),
             )
         )
-        found = [(body[0], body[0], match.start(), match.end()) for match in QUOTED.finditer(text, *body)]
     else:
         found = _places(text, *dialogue)
         if not found and not _says_nothing(text[slice(*dialogue)]):

@@ -24,6 +24,7 @@ from .units import unit_word
 from .visemes import visemes
 
 CountTokens = Callable[[str], int]
+SILENT_FRAMES = 125  # of a film in which nobody speaks, where no length is given: 5 s
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +108,15 @@ def review(scene: Scene, *, frames: int = 0, count_tokens: CountTokens | None = 
         estimate(ready.spoken, line.language, line.pace, line.delivery)
         for line, ready in zip(lines, prepared, strict=True)
     ]
+    is_automatic = not frames
+    if is_automatic and not any(duration.natural for duration in durations):
+        frames = SILENT_FRAMES
     timeline = place(list(zip(durations, lines, strict=True)), frames=frames or None)
     prompt = compose_prepared(scene, [ready.spaced for ready in prepared])
     tokens = estimate_tokens(prompt) if count_tokens is None else count_tokens(prompt)
     findings = lint(scene, prepared=prepared, timeline=timeline, tokens=tokens)
+    if is_automatic:  # it is as short as the words allow already
+        findings = tuple(found for found in findings if found.code != "under-full")
     return Review(
         scene,
         prompt,

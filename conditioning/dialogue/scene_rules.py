@@ -234,7 +234,7 @@ def _quotes_of_body(body: str, texts: Sequence[str]) -> Iterator[Finding]:
 
 def time_findings(timeline: Timeline) -> Iterator[Finding]:
     """Whether the words fit the clip."""
-    seconds, spans = timeline.seconds, timeline.spans
+    seconds, spans = timeline.seconds, [span for span in timeline.spans if span.natural]
     spoken = sum(span.natural for span in spans)
     for span in spans:
         if span.natural > seconds:
@@ -253,13 +253,13 @@ def time_findings(timeline: Timeline) -> Iterator[Finding]:
         yield Finding("error", "line-outside-clip", message, line=late[0].line)
     if timeline.fill > OVER:
         message = (
-            f"{spoken:.1f} s of speech fill {timeline.fill:.0%} of {seconds:.2f} s: words would be cut off. Lengthen the clip, or "
+            f"{spoken:.1f} s of speech fill {100 * timeline.fill:.0f} % of {seconds:.2f} s: words would be cut off. Lengthen the clip, or "
             "say less."
         )
         yield Finding("warning", "over-full", message)
     elif spans and timeline.fill < UNDER:
         message = (
-            f"{spoken:.1f} s of speech fill {timeline.fill:.0%} of {seconds:.2f} s: the model will stretch the words or invent "
+            f"{spoken:.1f} s of speech fill {100 * timeline.fill:.0f} % of {seconds:.2f} s: the model will stretch the words or invent "
             "some. Shorten the clip, or say more."
         )
         yield Finding("warning", "under-full", message)
