@@ -54,7 +54,7 @@ def scratch_voice(review: Review) -> tuple[Tensor, str]:
         if start + len(voice) > total:
             raise ConditioningError(
                 f"The line {line.prepared.cleaned[:60]!r} ends {(start + len(voice) - total) / OUTPUT_SAMPLE_RATE:.2f} s after "
-                f"the film of {total / OUTPUT_SAMPLE_RATE:.2f} s, spoken as fast as {said.rate} words a minute. Set "
+                f"the film of {total / OUTPUT_SAMPLE_RATE:.2f} s, at {said.rate} words a minute. Set "
                 "the length to 0 (automatic), shorten the line, or start it earlier."
             )
         mix[start : start + len(voice)] += voice

@@ -15,7 +15,8 @@ def synthesiser():
     pytest.importorskip("espeakng_loader", reason="the extra 'test' brings espeakng-loader")
 
 
-def test_lines_are_spoken_in_order_at_their_rates(synthesiser):
+@pytest.mark.usefixtures("synthesiser")
+def test_lines_are_spoken_in_order_at_their_rates():
     text = "One line is spoken twice."
     rate, (slow, fast, other) = speak(
         [Utterance(text, "en-us", 150), Utterance(text, "en-us", 300), Utterance("你好。", "cmn+f2", 150, 60)]
@@ -29,18 +30,21 @@ def test_lines_are_spoken_in_order_at_their_rates(synthesiser):
         assert abs(sound[0]) > 1e-3 < abs(sound[-1])  # silence at the ends is cut off
 
 
-def test_the_same_line_is_the_same_sound(synthesiser):
+@pytest.mark.usefixtures("synthesiser")
+def test_the_same_line_is_the_same_sound():
     _, (first,) = speak([Utterance("Again.", "de")])
     _, (second,) = speak([Utterance("Again.", "de")])
     np.testing.assert_array_equal(first, second)
 
 
-def test_an_unknown_voice_is_named(synthesiser):
+@pytest.mark.usefixtures("synthesiser")
+def test_an_unknown_voice_is_named():
     with pytest.raises(MediaError, match="no voice 'nobody'"):
         speak([Utterance("x", "nobody")])
 
 
-def test_a_long_data_path_is_copied_to_a_short_one(synthesiser, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("synthesiser")
+def test_a_long_data_path_is_copied_to_a_short_one(tmp_path, monkeypatch):
     """The library copies the path into 160 bytes, and would fail."""
     import espeakng_loader
 
