@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import comfy.model_management
+import comfy.model_patcher
 import comfy.sample
 import comfy.utils
 import latent_preview
@@ -18,6 +19,7 @@ from ..sampling.super_resolution import PRESET, SuperResolution, prepare
 from ..shapes import SPACE_STRIDE, check_size, super_resolution_size
 from . import guider
 from .latents import encode_first_frame
+from .transformer import WANTS_AUDIO
 from .wire import check_model, masks_of, nested, streams_of
 
 CATEGORY = "HappyHorse/sampling"
@@ -280,6 +282,9 @@ class HappyHorseSuperResolution(io.ComfyNode):
             known[:, :, :1], masks.video[:, :, :1] = picture, 0
         stage = {**latent, "samples": nested(known, start.audio), "noise_mask": nested(*masks)}
         guide = guider.HostGuider(sr_model, positive, None, None)
+        # Audio is masked in every step: what the model would make of it is dropped.
+        guide.model_options = comfy.model_patcher.create_model_options_clone(guide.model_options)
+        guide.model_options.setdefault("transformer_options", {})[WANTS_AUDIO] = False
         sigmas = flow_sigmas(steps, PRESET.shift)
         out = run(guide, guider.make_solver(PRESET.solver), sigmas, stage, seed, start=start)
         result = {key: value for key, value in latent.items() if key != "noise_mask"}

@@ -28,7 +28,7 @@ from ..model_loading.block_swap import BlockSwapper, default_slot_bytes
 from ..model_loading.host_weights import CudaPin, HostWeights, Slab
 from ..model_loading.quantised_layers import QuantisedLinear
 from .quantised import load_weights, stored_weight_of
-from .transformer import HostModel, HostTransformer, activation_bytes, run_block
+from .transformer import WANTS_AUDIO, HostModel, HostTransformer, activation_bytes, run_block
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,11 @@ class SwappedTransformer(HostTransformer):
             return run_block(number, block, h, shared, options)
 
         hidden = self.swap.run(inputs, call, need)
-        out = [self.velocities(h, layout) for h, layout in zip(hidden, layouts, strict=True)]
+        wants_audio = options.get(WANTS_AUDIO, True)
+        out = [
+            self.velocities(h, layout, wants_audio=wants_audio)
+            for h, layout in zip(hidden, layouts, strict=True)
+        ]
         return [torch.stack(streams) for streams in zip(*out, strict=True)]
 
 

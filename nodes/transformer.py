@@ -41,6 +41,10 @@ from .quantised import describe, host_layers, load_weights
 
 logger = logging.getLogger(__name__)
 
+WANTS_AUDIO = (
+    "happyhorse_wants_audio"  # in transformer_options: False where a run puts the audio it has in its place
+)
+
 
 class HostLayers:
     """The layers our networks are built of in ComfyUI: cast, patched and offloaded by the host."""
@@ -96,7 +100,12 @@ class HostTransformer(JointTransformer):
     def _sample(self, video, audio, text, options):
         context = self.host_context(SequenceLayout.of(video, audio, text), video.device, options)
         return super().forward(
-            video, audio, text, context, run_blocks=lambda h, c: self._blocks(h, c, options)
+            video,
+            audio,
+            text,
+            context,
+            run_blocks=lambda h, c: self._blocks(h, c, options),
+            wants_audio=options.get(WANTS_AUDIO, True),
         )
 
     def host_context(self, layout: SequenceLayout, device, options) -> Context:

@@ -30,7 +30,8 @@ from ..media.whole_file import whole_file
 from ..model_loading import builder
 from ..model_loading.checkpoint import open_checkpoint
 from ..model_loading.precision import PRECISIONS, PrecisionPolicy
-from ..sampling.joint import PRESETS
+from ..sampling.joint import PRESETS, SamplingPreset, step_saver
+from ..sampling.step_saving import Saved
 from ..sampling.streams import Streams
 from ..sampling.super_resolution import GUIDED_PRESET, PRESET, SuperResolution
 from . import decode, stages
@@ -60,6 +61,9 @@ class FilmRequest:
     variant: Literal["base", "distilled"] = "distilled"
     seed: int = 42
     steps: int | None = None  # None: the variant's own
+    step_saving: float = (
+        0.0  # base only: relative error by which a step may differ from one before it; 0 is off
+    )
     negative: str | None = None  # None: the default; read by guided sampling only
     image: Tensor | None = None  # [H, W, 3]
     voice: Voice | None = None
@@ -80,6 +84,12 @@ class FilmRequest:
         return shapes.super_resolution_size(self.width, self.height, self.super_resolution, exact=self.exact)
 
     @property
+    def preset(self) -> SamplingPreset:
+        """The variant's, with the steps that are asked for."""
+        preset = PRESETS[self.variant]
+        return preset if self.steps is None else replace(preset, steps=self.steps)
+
+    @property
     def needs_negative(self) -> bool:
         return PRESETS[self.variant].guidance is not None or (
             self.super_resolution != "none" and self.sr_guided
@@ -88,11 +98,12 @@ class FilmRequest:
 
 @dataclass(frozen=True, slots=True)
 class Film:
-    """A film and the normalised latents it was decoded from."""
+    """A film, the normalised latents it was decoded from, and with step saving what that came to."""
 
     info: FilmInfo
     latents: Streams
     base_latents: Streams
+    saved: Saved | None = None
 
 
 def make_film(
@@ -121,11 +132,11 @@ def make_film(
         positive, negative = run.encode_prompts()
         picture = run.encode_picture(request.width, request.height)
         voice = run.encode_voice()
-        base = run.sample(positive, negative, size, picture, voice)
+        base, saved = run.sample(positive, negative, size, picture, voice)
         final = run.enlarge(positive, negative, base)
         if save_latents is not None:
             _save_latents(Path(save_latents), request, base, final)
-        return Film(run.write(final, Path(path)), final, base)
+        return Film(run.write(final, Path(path)), final, base, saved)
 
 
 @dataclass(slots=True)
@@ -146,6 +157,7 @@ class _Run:
         size = shapes.latent_size(request.width, request.height, request.num_frames)
         shapes.check_size(*request.final_size)
         check_prompt(request.prompt)
+        step_saver(request.preset, request.step_saving)
         if request.voice is not None:
             stages.check_voice(*request.voice, request.num_frames)
         self.files.check(request)
@@ -218,17 +230,16 @@ class _Run:
         self.report("voice", 1, 1)
         return latent
 
-    def sample(self, positive, negative, size, picture, voice) -> Streams:
-        request = self.request
-        preset = PRESETS[request.variant]
-        preset = replace(preset, steps=preset.steps if request.steps is None else request.steps)
+    def sample(self, positive, negative, size, picture, voice) -> tuple[Streams, Saved | None]:
+        request, preset = self.request, self.request.preset
         self.report("film", 0, preset.steps)
         tokens = _tokens(size.video_shape, size.audio_shape, positive.rows)
 
-        def run(is_smaller: bool) -> Streams:
+        def run(is_smaller: bool) -> tuple[Streams, Saved | None]:
             network = builder.load_transformer(self.files.transformer, request.variant, self.policy)
+            saver = step_saver(preset, request.step_saving)
             with on_device(network, self.device, self.swapped, tokens, is_smaller) as placed:
-                return stages.sample_film(
+                latents = stages.sample_film(
                     network,
                     positive.rows,
                     negative and negative.rows,
@@ -239,7 +250,9 @@ class _Run:
                     voice=voice,
                     on_step=lambda step: self.report("film", step + 1, preset.steps),
                     placed=placed,
+                    saver=saver,
                 )
+            return latents, saver and saver.saved
 
         return once_more("The film", run, "with all blocks swapped")
 

@@ -74,7 +74,7 @@ def on_device(
         mlp_rows,
     )
     with swap_blocks(blocks, device, resident=resident, slots=slots).resident() as swapper:
-        yield Placed(swapper.run_blocks, mlp_rows)
+        yield Placed(swapper.run_blocks, mlp_rows, swapper.run_together)
 
 
 def _plan(network: JointTransformer, device: torch.device, tokens: int) -> tuple[frozenset[int], int, int]:

@@ -6,7 +6,7 @@ normalised and float32 everywhere between these functions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,12 +16,13 @@ from ..conditioning.image import first_frame
 from ..conditioning.voice import encode_in_windows, pad_voice, prepare_voice
 from ..errors import ConditioningError
 from ..model.audio_vae import OobleckVAE
-from ..model.layers import MLP_ROWS
+from ..model.layers import MLP_ROWS, Context
 from ..model.sequence import SequenceLayout
 from ..model.transformer import JointTransformer
 from ..model.video_vae import Wan22VAE
-from ..sampling.guidance import StreamVelocity
+from ..sampling.guidance import Branches
 from ..sampling.joint import PRESETS, SamplingPreset, sample
+from ..sampling.step_saving import StepSaver
 from ..sampling.streams import SeededNoise, Streams, StreamShapes
 from ..sampling.super_resolution import SuperResolution, super_resolve
 from ..shapes import FPS, SPACE_STRIDE, LatentSize, frames_for_samples
@@ -34,6 +35,8 @@ class Placed(NamedTuple):
 
     run_blocks: Callable[[Tensor, object], Tensor] | None = None  # in place of the loop over the blocks
     mlp_rows: int | None = MLP_ROWS  # rows of a feed-forward layer at once
+    # All blocks for several (x, context), where a block's weights come once for all of them.
+    run_together: Callable[[Sequence[tuple[Tensor, Context]]], list[Tensor]] | None = None
 
 
 WHOLE = Placed()
@@ -67,19 +70,54 @@ def check_voice(waveform: Tensor, sample_rate: int, num_frames: int) -> None:
         )
 
 
-def text_velocity(network: JointTransformer, text: Tensor, placed: Placed = WHOLE) -> StreamVelocity:
-    """The network under one prompt, as solvers call it; what only sizes decide is computed once."""
-    context = None
+class TextVelocity:
+    """The network under one prompt, as solvers call it; what only sizes decide is computed once.
 
-    def velocity(x: Streams, _sigma: float) -> Streams:
-        nonlocal context
-        if context is None:
-            layout = SequenceLayout.of(x.video[0], x.audio[0], text)
-            context = network.context(layout, x.video.device, mlp_rows=placed.mlp_rows)
-        video, audio = network(x.video[0], x.audio[0], text, context, placed.run_blocks)
-        return Streams(video[None], audio[None])
+    Unless ``wants_audio`` the audio's velocity is zero, for a film whose audio is given.
+    """
 
-    return velocity
+    def __init__(
+        self, network: JointTransformer, text: Tensor, placed: Placed = WHOLE, *, wants_audio: bool = True
+    ):
+        self.network, self.text, self.placed, self.wants_audio = network, text, placed, wants_audio
+        self._shared: tuple[SequenceLayout, Context] | None = None
+
+    def __call__(self, x: Streams, _sigma: float) -> Streams:
+        _, context = self._layout_and_context(x)
+        run_blocks, wants_audio = self.placed.run_blocks, self.wants_audio
+        out = self.network(x.video[0], x.audio[0], self.text, context, run_blocks, wants_audio=wants_audio)
+        return Streams(*(part[None] for part in out))
+
+    def enter(self, x: Streams) -> tuple[Tensor, Context]:
+        """What the blocks begin with, [N, D], and what they share."""
+        _, context = self._layout_and_context(x)
+        return self.network.embed(x.video[0], x.audio[0], self.text), context
+
+    def leave(self, hidden: Tensor, x: Streams) -> Streams:
+        """The velocity of ``x`` by what the blocks end with."""
+        layout, _ = self._layout_and_context(x)
+        out = self.network.velocities(hidden, layout, wants_audio=self.wants_audio)
+        return Streams(*(part[None] for part in out))
+
+    def _layout_and_context(self, x: Streams) -> tuple[SequenceLayout, Context]:
+        if self._shared is None:
+            layout = SequenceLayout.of(x.video[0], x.audio[0], self.text)
+            mlp_rows = self.placed.mlp_rows
+            self._shared = layout, self.network.context(layout, x.video.device, mlp_rows=mlp_rows)
+        return self._shared
+
+
+def side_by_side(one: TextVelocity, other: TextVelocity | None) -> Branches | None:
+    """Both in one pass over the blocks; None where there is one, or where it would save nothing."""
+    run_together = one.placed.run_together
+    if other is None or run_together is None:
+        return None
+
+    def branches(x: Streams, _sigma: float) -> list[Streams]:
+        hidden = run_together([one.enter(x), other.enter(x)])
+        return [one.leave(hidden[0], x), other.leave(hidden[1], x)]
+
+    return branches
 
 
 def sample_film(
@@ -94,18 +132,28 @@ def sample_film(
     voice: Tensor | None = None,
     on_step: OnStep | None = None,
     placed: Placed = WHOLE,
+    saver: StepSaver | None = None,
 ) -> Streams:
     """Text features [N, D] (and a picture's, a voice's latent) -> video [1, C, T, h, w], audio [1, C, L]."""
+    conditional, unconditional = _velocities(
+        network,
+        positive,
+        negative,
+        placed,
+        wants_audio=voice is None,  # a voice is put in its place at every step
+    )
     noise = SeededNoise(seed, StreamShapes(size.video_shape, size.audio_shape), positive.device)
     return sample(
-        text_velocity(network, positive, placed),
-        None if negative is None else text_velocity(network, negative, placed),
+        conditional,
+        unconditional,
         noise(),
         preset,
         noise,
         first_frame=first_frame,
         voice=voice,
         on_step=on_step and (lambda step, x, denoised: on_step(step)),
+        together=side_by_side(conditional, unconditional),
+        saver=saver,
     )
 
 
@@ -126,9 +174,10 @@ def enlarge_film(
     """Base latents -> video latents for ``width`` x ``height`` pixels; the audio is returned as it came."""
     rows, columns = height // SPACE_STRIDE, width // SPACE_STRIDE
     shapes = StreamShapes((*base.video.shape[:3], rows, columns), tuple(base.audio.shape))
+    conditional, unconditional = _velocities(network, positive, negative, placed, wants_audio=False)
     return super_resolve(
-        text_velocity(network, positive, placed),
-        None if negative is None else text_velocity(network, negative, placed),
+        conditional,
+        unconditional,
         base,
         rows,
         columns,
@@ -136,4 +185,14 @@ def enlarge_film(
         settings,
         first_frame=first_frame,
         on_step=on_step and (lambda step, x, denoised: on_step(step)),
+        together=side_by_side(conditional, unconditional),
     )
+
+
+def _velocities(
+    network: JointTransformer, positive: Tensor, negative: Tensor | None, placed: Placed, *, wants_audio: bool
+) -> tuple[TextVelocity, TextVelocity | None]:
+    conditional = TextVelocity(network, positive, placed, wants_audio=wants_audio)
+    if negative is None:
+        return conditional, None
+    return conditional, TextVelocity(network, negative, placed, wants_audio=wants_audio)

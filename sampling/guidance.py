@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from .streams import Streams
 
 StreamVelocity = Callable[[Streams, float], Streams]
+Branches = Callable[[Streams, float], Sequence[Streams]]  # velocities under several prompts, in their order
 
 
 class GuidanceRule(Protocol):
@@ -57,11 +58,16 @@ class FrameGuidance:
         return 1.0
 
 
-def guided(conditional: StreamVelocity, unconditional: StreamVelocity, rule: GuidanceRule) -> StreamVelocity:
-    """v_neg + g*(v_cond - v_neg) for each stream."""
+def in_turn(*velocities: StreamVelocity) -> Branches:
+    """One after the other."""
+    return lambda x, sigma: [velocity(x, sigma) for velocity in velocities]
+
+
+def guided(branches: Branches, rule: GuidanceRule) -> StreamVelocity:
+    """v_neg + g*(v_cond - v_neg) for each stream; ``branches`` gives v_cond and v_neg."""
 
     def velocity(x: Streams, sigma: float) -> Streams:
-        positive, negative = conditional(x, sigma), unconditional(x, sigma)
+        positive, negative = branches(x, sigma)
         video_scale, audio_scale = rule.video(sigma, x.video), rule.audio(sigma)
         return Streams(
             negative.video + video_scale * (positive.video - negative.video),

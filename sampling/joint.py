@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..errors import SamplingError
 from . import solvers
-from .guidance import BaseGuidance, GuidanceRule, StreamVelocity, guided
+from .guidance import BaseGuidance, Branches, GuidanceRule, StreamVelocity, guided, in_turn
 from .schedule import SHIFT, flow_sigmas
+from .step_saving import StepSaver, check_step_saving
 from .streams import Streams, StreamShapes
 
 OnStreamStep = Callable[[int, Streams, Streams], None]  # step, streams after it, denoised prediction
@@ -27,12 +28,13 @@ class SamplingPreset:
     solver: Literal["euler", "renoise", "sde", "unipc"]
     guidance: GuidanceRule | None
     shift: float = SHIFT
+    saves_steps: bool = False  # whether its steps are so alike that some can be left out
 
 
 PRESETS = {
     preset.name: preset
     for preset in (
-        SamplingPreset("base", 32, "unipc", BaseGuidance()),
+        SamplingPreset("base", 32, "unipc", BaseGuidance(), saves_steps=True),
         SamplingPreset("distilled", 8, "renoise", None),
     )
 }
@@ -49,13 +51,17 @@ def sample(
     voice: Tensor | None = None,
     keep_voice: bool = True,
     on_step: OnStreamStep | None = None,
+    together: Branches | None = None,
+    saver: StepSaver | None = None,
 ) -> Streams:
     """Walk ``start`` (noise) to a sample.
 
     ``first_frame`` [1, C, 1, h, w] and ``voice`` [1, C, L] are clean latents: the network sees them at every
     step and they come back unchanged, whatever the preset. Without ``keep_voice`` a re-noising preset starts
     from the voice and makes another, as the reference does. ``noise`` is drawn once a step by the solvers
-    that need it. Raises SamplingError for shapes that do not fit and numbers that are not finite.
+    that need it. ``together`` gives what both velocities give, where that takes less than one after the other.
+    ``saver`` is this run's, from ``step_saver``. Raises SamplingError for shapes that do not fit and numbers that are
+    not finite.
     """
     shapes = StreamShapes.of(start)
     if voice is not None and not keep_voice and preset.solver == "renoise":
@@ -65,8 +71,11 @@ def sample(
         raise SamplingError(
             f"The preset '{preset.name}' is guided and needs a negative prompt; none was given."
         )
-    velocity = conditional if preset.guidance is None else guided(conditional, unconditional, preset.guidance)
-    sigmas = flow_sigmas(preset.steps, preset.shift).tolist()
+    velocity = conditional
+    if preset.guidance is not None:
+        branches = together or in_turn(conditional, unconditional)
+        velocity = guided(branches if saver is None else _saving(branches, saver), preset.guidance)
+    sigmas = _levels(preset)
     keywords = {
         "pin": _pin(shapes, start, first_frame, voice),
         "on_step": on_step and (lambda i, x, d: on_step(i, shapes.unpack(x), shapes.unpack(d))),
@@ -75,6 +84,25 @@ def sample(
         keywords["noise"] = lambda: shapes.pack(noise())
     solve = getattr(solvers, preset.solver)
     return shapes.unpack(solve(_watched(velocity, shapes, sigmas), shapes.pack(start), sigmas, **keywords))
+
+
+def step_saver(preset: SamplingPreset, threshold: float) -> StepSaver | None:
+    """For one run of ``preset``; None at 0. Raises SamplingError for a preset that has nothing to save."""
+    check_step_saving(threshold, preset.name, preset.steps, preset.saves_steps)
+    return StepSaver(threshold, _levels(preset)) if threshold else None
+
+
+def _levels(preset: SamplingPreset) -> list[float]:
+    return flow_sigmas(preset.steps, preset.shift).tolist()
+
+
+def _saving(branches: Branches, saver: StepSaver) -> Branches:
+    """What the saver remembers of both branches, or what they give."""
+
+    def velocities(x: Streams, sigma: float) -> list[Streams]:
+        return saver(sigma, {"positive": x, "negative": x}, lambda: branches(x, sigma))
+
+    return velocities
 
 
 def _pin(

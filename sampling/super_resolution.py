@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import SamplingError
-from .guidance import FrameGuidance, StreamVelocity
+from .guidance import Branches, FrameGuidance, StreamVelocity
 from .joint import OnStreamStep, SamplingPreset, sample
 from .schedule import zero_terminal_snr
 from .streams import Streams
@@ -55,11 +55,12 @@ def super_resolve(
     *,
     first_frame: Tensor | None = None,
     on_step: OnStreamStep | None = None,
+    together: Branches | None = None,
 ) -> Streams:
     """Video latents at [height, width] latent cells; the audio comes back as it was.
 
-    The model listens to a noised copy of the base audio at every step and never changes it.
-    ``first_frame`` is the picture encoded at the new size.
+    The model listens to a noised copy of the base audio at every step and never changes it: of its velocities only
+    the video's count. ``first_frame`` is the picture encoded at the new size; ``together`` as ``sample`` has it.
     """
     start = prepare(base, height, width, noise(), settings)
     out = sample(
@@ -71,5 +72,6 @@ def super_resolve(
         first_frame=first_frame,
         voice=start.audio,
         on_step=on_step,
+        together=together,
     )
     return Streams(out.video, base.audio)

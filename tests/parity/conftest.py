@@ -4,6 +4,9 @@
 ``X.safetensors``. A test marked ``@pytest.mark.golden("sampling_i2v")`` that takes the fixture ``golden``
 runs once for every file whose name starts so; where there is none it skips and says which group is absent.
 Nothing here knows a file's sizes: they come from its JSON.
+
+``$HAPPYHORSE_DEVICE`` (default: the CPU) is where their tensors lie and the engine runs, in whole float32. Where it is
+set, the run ends with a list of which way each operation took for each file. A device that cannot be used is an error.
 """
 
 import json
@@ -11,12 +14,38 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
+
+from comfyui_happyhorse.kernels import registry
 
 FOLDER = Path(
     os.environ.get("HAPPYHORSE_GOLDEN") or Path(__file__).resolve().parents[3] / "shared" / "golden"
 )
 
+
+DEVICE_VARIABLE = "HAPPYHORSE_DEVICE"
+PATHS = (
+    "happyhorse_paths"  # a report's property: {operation: {way: why it was the definition}} of a golden file
+)
+
+
+def device_named(name: str | None) -> torch.device:
+    """The device that the golden suite runs on; pytest's UsageError for one that cannot calculate here."""
+    try:
+        device = torch.device(name or "cpu")
+        total = torch.ones(2, device=device).sum().item()
+    except Exception as error:  # every backend has its own
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise pytest.UsageError(
+            f"{DEVICE_VARIABLE}={name}: this device cannot be used here ({reason}). Name one that torch finds, such "
+            "as cuda, or unset the variable to run the golden suite on the CPU."
+        ) from None
+    assert total == 2
+    return device
+
+
+DEVICE = device_named(os.environ.get(DEVICE_VARIABLE))
 
 _read: dict = {}  # path -> Golden, for this session
 
@@ -28,7 +57,7 @@ class Golden:
         self.path, self.name = path, path.stem
         self.json = json.loads(path.read_text(encoding="utf-8"))
         tensors = path.with_suffix(".safetensors")
-        self.tensors = load_file(tensors) if tensors.exists() else {}
+        self.tensors = load_file(tensors, device=str(DEVICE)) if tensors.exists() else {}
 
     def __getitem__(self, key):
         return self.json[key]
@@ -68,6 +97,86 @@ def golden(request) -> Golden:
     if request.param not in _read:
         _read[request.param] = Golden(request.param)
     return _read[request.param]
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    """Where the golden tensors lie."""
+    return DEVICE
+
+
+@pytest.fixture(autouse=True)
+def _whole_float32():
+    """TF32 keeps 10 bits of the mantissa: no golden file would be met."""
+    if DEVICE.type != "cuda":
+        yield
+        return
+    # Not monkeypatch, which cannot put back what these modules answer for.
+    libraries = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [library.allow_tf32 for library in libraries]
+    try:
+        for library in libraries:
+            library.allow_tf32 = False
+        yield
+    finally:
+        for library, was in zip(libraries, before, strict=True):
+            library.allow_tf32 = was
+
+
+@pytest.fixture(autouse=True)
+def _paths(request, monkeypatch):
+    """Notes which way every operation runs as in a test of a golden file, where a device was named."""
+    if not os.environ.get(DEVICE_VARIABLE) or "golden" not in request.fixturenames:
+        return
+    taken = {}
+
+    def noting(operation, way, run, note):
+        def noted(*args, **kwargs):
+            ways = taken.setdefault(operation.__name__, {})
+            if way not in ways:
+                ways[way] = note(*args, **kwargs)
+            return run(*args, **kwargs)
+
+        return noted
+
+    for operation in registry.OPERATIONS.values():
+
+        def why_not(*args, operation=operation, **kwargs):
+            reasons = operation.explain(*args, **kwargs)
+            return "; ".join(f"{name}: {reason or 'not preferred'}" for name, reason in reasons.items())
+
+        definition = noting(operation, registry.DEFINITION, operation.definition, why_not)
+        monkeypatch.setattr(operation, "definition", definition)
+        for name, way in operation.ways.items():
+            noted = way._replace(run=noting(operation, name, way.run, lambda *args, **kwargs: ""))
+            monkeypatch.setitem(operation.ways, name, noted)
+    name = request.getfixturevalue("golden").name
+    request.node.user_properties.append(
+        (PATHS, {name: taken})
+    )  # now: the report is made before this test's end
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Which way ran, by golden file, and once for each operation why it was the definition."""
+    files, reasons = {}, {}
+    reports = terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
+    noted = [value for report in reports for key, value in report.user_properties if key == PATHS]
+    for name, taken in (item for each in noted for item in each.items()):
+        ways_of = files.setdefault(name, {})
+        for operation, ways in taken.items():
+            ways_of.setdefault(operation, set()).update(ways)
+            reasons[operation] = next(filter(None, ways.values()), reasons.get(operation))
+    if not files:
+        return
+    terminalreporter.section(f"golden suite on {DEVICE}: ways by file")
+    for name, operations in sorted(files.items()):
+        ways = ", ".join(
+            f"{operation} {'+'.join(sorted(ways))}" for operation, ways in sorted(operations.items())
+        )
+        terminalreporter.line(f"{name}: {ways or 'torch alone, no operation of ours'}")
+    for operation, why in sorted(reasons.items()):
+        if why:
+            terminalreporter.line(f"{operation} as its definition: {why}")
 
 
 @pytest.fixture(scope="session")

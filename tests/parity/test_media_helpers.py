@@ -31,7 +31,7 @@ def test_first_frames_are_equal(golden):
     for name, case in cases(golden, "preprocess").items():
         height, width = case["target_hw"]
         frame = first_frame(golden.tensors[f"in.{name}.rgb_uint8"], width, height)
-        assert torch.equal(frame[:, :, 0], golden.tensors[f"out.{name}.preprocessed"]), name
+        assert torch.equal(frame[:, :, 0], golden.tensors[f"out.{name}.preprocessed"].cpu()), name
 
 
 def test_lengths(golden):
@@ -77,16 +77,16 @@ def test_resampled_sound(golden, close):
         close(to_output_rate(waveform[None])[0], expected, 1e-6, name)
 
 
-def test_long_voices(golden, close):
+def test_long_voices(golden, close, device):
     def encode(waveform):
         """The stand-in of the golden file's note: block means, first samples, block numbers."""
         assert waveform.shape[:2] == (1, 2)
         blocks = waveform[0].unfold(-1, 2048, 2048)
-        numbers = torch.arange(blocks.shape[1]) / 1000
+        numbers = torch.arange(blocks.shape[1], device=device) / 1000
         return torch.stack([blocks[0].mean(-1), blocks[1, :, 0], numbers])[None]
 
     for name, case in cases(golden, "audio_chunking").items():
-        n = torch.arange(case["n_samples"], dtype=torch.float64)
+        n = torch.arange(case["n_samples"], dtype=torch.float64, device=device)
         tone = 0.5 * torch.sin(2 * torch.pi * n / 70001) + 0.25 * torch.cos(2 * torch.pi * n / 5003)
         if case["seconds_arg"] is not None:
             tone = tone[: case["seconds_arg"] * shapes.LATENT_SAMPLE_RATE]

@@ -102,7 +102,8 @@ def record():
 
 
 def distance(found, wanted):
-    return ((found.double() - wanted.double()).norm() / wanted.double().norm()).item()
+    found, wanted = found.double().cpu(), wanted.double().cpu()
+    return ((found - wanted).norm() / wanted.norm()).item()
 
 
 def cases_of(golden):
@@ -119,7 +120,7 @@ def compare(golden, network, values, activations, ceiling, definition, form_writ
         entered = {}
         hooks = [
             module.register_forward_pre_hook(
-                lambda _, given, name=name, into=entered: into.update({name: given[0]})
+                lambda _, given, name=name, into=entered: into.update({name: given[0].cpu()})
             )
             for name, module in network.named_modules()
             if isinstance(module, QuantisedLinear)
@@ -129,7 +130,13 @@ def compare(golden, network, values, activations, ceiling, definition, form_writ
         for hook in hooks:
             hook.remove()
         sizes = case_of(network.config, video, audio, text)
-        given = (sizes, values, video, audio, text)
+        given = (
+            sizes,
+            values,
+            video.cpu(),
+            audio.cpu(),
+            text.cpu(),
+        )  # the definition is the CPU's, in float64
         flow, sound, _ = definition.literal_forward(*given, product(activations, form_writer, entered))
         free = definition.literal_forward(*given, product(activations, form_writer))[:2]
         rounding = golden["bf16_vs_fp32"][case]
@@ -156,7 +163,7 @@ def is_quantised(network):
 @pytest.fixture
 def weights_of(golden):
     """The golden weights as they are published: projections in bf16, the rest in float32."""
-    weights = golden.weights()
+    weights = {name: tensor.cpu() for name, tensor in golden.weights().items()}  # which a file will hold
     return {
         name: tensor.bfloat16() if name.endswith(PROJECTIONS) else tensor for name, tensor in weights.items()
     }
@@ -167,12 +174,12 @@ PROJECTIONS = ("linear_qkv.weight", "linear_proj.weight", "up_gate_proj.weight",
 
 @groups
 def test_every_file_runs_as_what_it_holds(
-    golden, title, weights_of, forms, form_writer, tmp_path, definition, record
+    golden, title, weights_of, forms, form_writer, tmp_path, definition, record, device
 ):
     form = forms[title]
     tensors, metadata, values = form_writer.stored_as(weights_of, form)
     path = form_writer.write(tensors, metadata, tmp_path, form)
-    network = builder.load_transformer(path, variant_of(golden, weights_of))
+    network = builder.load_transformer(path, variant_of(golden, weights_of)).to(device)
     is_plain = form.precision in ("bf16", "float32")
     assert is_quantised(network) == (0 if is_plain else 4 * len(network.block.layers))
     ceiling = "fp8" if form.precision.startswith("fp8") else form.precision
@@ -186,7 +193,7 @@ def test_every_file_runs_as_what_it_holds(
 @groups
 @pytest.mark.parametrize("name", MADE)
 def test_every_precision_made_while_loading(
-    golden, name, weights_of, form_writer, tmp_path, definition, record
+    golden, name, weights_of, form_writer, tmp_path, definition, record, device
 ):
     form = form_writer.FORMS["B bf16"]
     path = form_writer.write(weights_of, {}, tmp_path, form)
@@ -196,6 +203,7 @@ def test_every_precision_made_while_loading(
     for layer, module in network.named_modules():
         if isinstance(module, QuantisedLinear):
             values[f"{layer}.weight"] = by_hand(module.stored, form_writer)
+    network.to(device)
     ceiling, activations = MADE[name]
     compare(golden, network, values, activations, CEILINGS[ceiling], definition, form_writer, record)
 
@@ -223,7 +231,7 @@ def test_nf4_blocks_run_across_rows(shape, form_writer):
 
 
 @groups
-def test_the_quantised_products_really_run(golden, weights_of, form_writer, tmp_path, monkeypatch):
+def test_the_quantised_products_really_run(golden, weights_of, form_writer, tmp_path, monkeypatch, device):
     """INT8 multiplies INT8 and fp8_fast FP8, for every layer, and per-modality rows come from stored numbers."""
     path = form_writer.write(weights_of, {}, tmp_path, form_writer.FORMS["B bf16"])
     _, video, audio, text = next(cases_of(golden))
@@ -245,7 +253,7 @@ def test_the_quantised_products_really_run(golden, weights_of, form_writer, tmp_
         ("int8", "int8_linear", torch.int8),
         ("fp8_fast", "scaled_mm_v2", torch.float8_e4m3fn),
     ):
-        network = builder.load_transformer(path, variant_of(golden, weights_of), PRECISIONS[name])
+        network = builder.load_transformer(path, variant_of(golden, weights_of), PRECISIONS[name]).to(device)
         calls.clear()
         with torch.no_grad():
             network(video, audio, text)
@@ -304,9 +312,11 @@ TEXT_CEILINGS = {
 
 @pytest.mark.golden("t5gemma_encoder", without=["_full_keys"])
 @pytest.mark.parametrize("name", [name for name in MADE if name != "bf16"])
-def test_text_encoders(golden, name, form_writer, tmp_path, record):
+def test_text_encoders(golden, name, form_writer, tmp_path, record, device):
     """Quantised in memory against float32 with the numbers that are held; activations are never quantised."""
-    save_file({f"model.{key}": value for key, value in golden.weights().items()}, tmp_path / "t5.safetensors")
+    save_file(
+        {f"model.{key}": value.cpu() for key, value in golden.weights().items()}, tmp_path / "t5.safetensors"
+    )
     (tmp_path / "config.json").write_text(json.dumps({"encoder": golden["encoder_config"]}))
     encoder = builder.load_text_encoder(tmp_path / "t5.safetensors", PRECISIONS[name])
     stored = {layer: m for layer, m in encoder.named_modules() if isinstance(m, QuantisedLinear)}
@@ -318,6 +328,8 @@ def test_text_encoders(golden, name, form_writer, tmp_path, record):
     with torch.device("meta"):
         exact = T5GemmaEncoder(encoder.config, dtype=torch.float32)
     exact.load_state_dict({key: values[key] for key in exact.state_dict()}, assign=True)
+    encoder.to(device)
+    exact.to(device)
     ceiling = next(TEXT_CEILINGS[kind] for kind in TEXT_CEILINGS if name.startswith(kind))
     for case in golden["cases"]:
         ids, mask = golden.tensors[f"in.{case}.input_ids"], golden.tensors[f"in.{case}.attention_mask"]

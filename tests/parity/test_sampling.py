@@ -12,6 +12,7 @@ from comfyui_happyhorse.sampling import solvers
 from comfyui_happyhorse.sampling.guidance import BaseGuidance, FrameGuidance
 from comfyui_happyhorse.sampling.joint import PRESETS, sample
 from comfyui_happyhorse.sampling.schedule import flow_sigmas, timesteps, zero_terminal_snr
+from comfyui_happyhorse.sampling.step_saving import StepSaver
 from comfyui_happyhorse.sampling.streams import Streams
 from comfyui_happyhorse.sampling.super_resolution import PRESET, SuperResolution, prepare, super_resolve
 from comfyui_happyhorse.shapes import floor_to_grid
@@ -83,7 +84,7 @@ def velocity(network, text, record=None):
 class Loop:
     """One case of a sampling file, run once and remembered with its steps."""
 
-    def __init__(self, golden, name, case, precision, constants):
+    def __init__(self, golden, name, case, precision, constants, steps=None, threshold=None):
         t = golden.tensors
         config = settings(case, constants)
         model, proxy = golden["model_config"], golden["data_proxy_config"]
@@ -98,7 +99,9 @@ class Loop:
         self.conditional, self.unconditional, self.steps = [], [], []
         positive = velocity(network, t[f"in.{name}.context"][0, : case["Lt"]], self.conditional)
         negative = velocity(network, t[f"in.{name}.context_null"][0, : case["Lt_null"]], self.unconditional)
-        preset = preset_of(config, case["steps"])
+        preset = preset_of(config, steps or case["steps"])
+        sigmas = flow_sigmas(preset.steps, preset.shift)
+        self.saver = None if threshold is None else StepSaver(threshold, sigmas.tolist())
         draws = iter(range(case["n_noise_draws"]))
 
         def noise():
@@ -117,6 +120,7 @@ class Loop:
             voice=voice,
             keep_voice=False,  # the reference's distilled loop overwrites a given voice; ours keeps it by default
             on_step=lambda i, x, denoised: self.steps.append((x.video.clone(), x.audio.mT.clone())),
+            saver=self.saver,
         )
         self.video, self.audio = final.video, final.audio.mT
         self.locked = voice is not None and preset.solver != "renoise"
@@ -165,6 +169,33 @@ def test_loop_in_bfloat16(golden, constants, within_bf16):
         distance = golden["bf16_vs_fp32"][name]
         within_bf16(loop.video, golden.tensors[f"out.{name}.bf16.final_video"], distance["final_video"], name)
         within_bf16(loop.audio, golden.tensors[f"out.{name}.bf16.final_audio"], distance["final_audio"], name)
+
+
+def relative(found, wanted):
+    return ((found - wanted).norm() / wanted.norm()).item()
+
+
+@pytest.mark.golden("sampling_base_cfg")
+def test_step_saving(golden, constants, close):
+    """Off: the golden loop. On, in 32 steps of the same network: fewer passes, and an error that grows with them."""
+    for name, case in golden["cases"].items():
+        given = (golden, name, case, "fp32", constants)
+        off = Loop(*given, threshold=0.0)
+        close(off.video, golden.tensors[f"out.{name}.fp32.final_video"], 1e-4, name)
+        exact, zero = Loop(*given, steps=32), Loop(*given, steps=32, threshold=0.0)
+        assert torch.equal(zero.video, exact.video) and torch.equal(zero.audio, exact.audio)
+        passes, errors, estimates = [32], [0.0], [0.0]
+        for threshold in (0.1, 0.2, 0.4):
+            loop = Loop(*given, steps=32, threshold=threshold)
+            passes.append(len(loop.conditional))
+            assert len(loop.unconditional) == passes[-1] == loop.saver.saved.computed
+            errors.append(relative(loop.video, exact.video))
+            estimates.append(loop.saver.saved.error)
+        assert passes == sorted(passes, reverse=True) and len(set(passes)) == 4, passes
+        assert errors == sorted(errors) and errors[1] > 1e-3, errors
+        assert estimates == sorted(estimates), estimates
+        # What is told is the size of what is seen in the video; in the sound guidance multiplies it.
+        assert all(0.4 < told / seen < 2.5 for told, seen in zip(estimates[1:], errors[1:], strict=True))
 
 
 class TwoStages:
@@ -275,8 +306,8 @@ schedulers = pytest.mark.golden("schedulers")
 @schedulers
 def test_schedule(golden):
     for steps in golden["steps_list"]:
-        assert torch.equal(timesteps(steps, golden["shift"]), golden.tensors[f"out.timesteps.{steps}"])
-        sigmas, wanted = flow_sigmas(steps, golden["shift"]), golden.tensors[f"out.sigmas.{steps}"]
+        assert torch.equal(timesteps(steps, golden["shift"]), golden.tensors[f"out.timesteps.{steps}"].cpu())
+        sigmas, wanted = flow_sigmas(steps, golden["shift"]), golden.tensors[f"out.sigmas.{steps}"].cpu()
         assert sigmas.dtype == torch.float32
         assert ((sigmas - wanted).abs() <= torch.finfo(torch.float32).eps * wanted.abs()).all()
 
@@ -310,7 +341,7 @@ def test_solvers_on_a_synthetic_velocity(golden, close, solver):
 @schedulers
 def test_signal_table(golden, close):
     table = zero_terminal_snr()
-    close(table, golden.tensors["out.zsnr_sigmas_1000_flip"], 1e-6)
+    close(table, golden.tensors["out.zsnr_sigmas_1000_flip"].cpu(), 1e-6)
     assert table[220].item() == pytest.approx(golden["zsnr"]["index_220"], abs=1e-7)
     assert (1 - table[220] ** 2).sqrt().item() == pytest.approx(golden["zsnr"]["noise_coef_220"], abs=1e-7)
     assert table[999].item() == 0

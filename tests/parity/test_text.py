@@ -57,14 +57,15 @@ def test_bfloat16_features(golden, encoder_of, within_bf16, variant):
 
 
 @pytest.mark.golden("t5gemma_encoder", without=["_full_keys"])
-def test_context_of_the_reference(golden, encoder_of, within_bf16):
+def test_context_of_the_reference(golden, encoder_of, within_bf16, device):
     encoder = encoder_of(torch.bfloat16)
     limit = golden["target_length_used"]
     cases = [case for case in golden["cases"] if f"out.{case}.reference_context" in golden.tensors]
     assert cases
     for case in cases:
         ids = golden.tensors[f"in.{case}.input_ids"]
-        text = encode_prompt("a prompt", _FixedTokenizer(ids[0].tolist()), encoder, limit=limit)
+        tokenizer = _FixedTokenizer(ids[0].tolist())
+        text = encode_prompt("a prompt", tokenizer, lambda batch: encoder(batch.to(device)), limit=limit)
         context, kept = pad_or_trim(text.rows[None], limit, 1, 0.0)
         reference = golden.tensors[f"out.{case}.reference_context"]
         assert context.dtype == reference.dtype

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from comfyui_happyhorse.model.config import VARIANTS, TransformerConfig
-from comfyui_happyhorse.model.sequence import SequenceLayout, rotary_angles
+from comfyui_happyhorse.model.sequence import SequenceLayout
 from comfyui_happyhorse.model.transformer import JointTransformer
 
 FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
@@ -88,8 +88,8 @@ def test_float32(golden, network_of, close):
     for case, layout, network, hidden, inside, video, audio in run(golden, network_of, FLOAT32):
         out = {name: golden.tensors[name] for name in golden.tensors if name.startswith(f"out.{case}.")}
         coordinates = layout.coordinates(network.config.coordinates)
-        assert torch.equal(coordinates, out[f"out.{case}.coords_mapping"])
-        rope = rotary_angles(coordinates, network.adapter.rope.bands)
+        assert torch.equal(coordinates, out[f"out.{case}.coords_mapping"].cpu())
+        rope = network.context(layout, video.device).rope
         assert (rope - out[f"out.{case}.rope"]).abs().max() <= 2e-6, case
         close(inside["adapter_out"], out[f"out.{case}.adapter_out"], 1e-6, case)
         for index, x in hidden.items():
@@ -104,7 +104,7 @@ def test_float32(golden, network_of, close):
             mask = torch.zeros(layout.length, layout.length, dtype=torch.bool)
             for (q0, q1), (k0, k1) in layout.local_ranges(network.config.window):
                 mask[q0:q1, k0:k1] = True
-            assert torch.equal(mask, out[name].bool())
+            assert torch.equal(mask, out[name].bool().cpu())
         if (name := f"out.{case}.q_ranges") in out:
             ranges = layout.local_ranges(network.config.window)
             assert [list(q) for q, _ in ranges] == out[name].tolist()

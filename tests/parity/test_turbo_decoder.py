@@ -37,7 +37,7 @@ def check_config(config, settings):
 def test_sizes_and_scale(golden):
     check_config(load(golden, "fp32").config, golden["config"])
     for constants, name in ((LATENT_MEAN, "mean"), (LATENT_STD, "std")):
-        assert torch.equal(torch.tensor(constants), golden.tensors[f"const.latent_{name}"])
+        assert torch.equal(torch.tensor(constants), golden.tensors[f"const.latent_{name}"].cpu())
 
 
 @pytest.mark.golden("turbo_vaed", without=["_full_keys"])

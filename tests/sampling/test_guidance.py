@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from comfyui_happyhorse.sampling.guidance import BaseGuidance, FrameGuidance, guided
+from comfyui_happyhorse.sampling.guidance import BaseGuidance, FrameGuidance, guided, in_turn
 from comfyui_happyhorse.sampling.schedule import flow_sigmas
 from comfyui_happyhorse.sampling.streams import Streams
 
@@ -30,7 +30,7 @@ def run():
 
             return at
 
-        found = guided(velocity(positive), velocity(negative), rule)(x, sigma)
+        found = guided(in_turn(velocity(positive), velocity(negative)), rule)(x, sigma)
         assert len(asked) == 2
         assert all(given is x and level == sigma for given, level in asked)
         return found, positive, negative
