@@ -38,28 +38,46 @@ def nodes(root) -> dict[str, Schema]:
 
 def read_schemas(tree: ast.Module, file: Path) -> dict[str, Schema]:
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    sockets = read_sockets(tree)
     schemas = {}
     for call in ast.walk(tree):
         if isinstance(call, ast.Call) and ast.unparse(call.func) == "io.Schema":
             given = {keyword.arg: keyword.value for keyword in call.keywords}
-            inputs = [each for item in given["inputs"].elts for each in read_inputs(item, functions, file)]
+            inputs = [each for item in given["inputs"].elts for each in read_inputs(item, functions, file, sockets)]
             schemas[ast.literal_eval(given["node_id"])] = Schema(
                 ast.literal_eval(given["display_name"]),
                 ast.literal_eval(given["description"]),
                 dict(inputs),
-                [ast.unparse(output.func).split(".")[1].upper() for output in given["outputs"].elts],
+                [type_of(output, sockets) for output in given["outputs"].elts],
             )
     return schemas
 
 
-def read_inputs(item: ast.expr, functions: dict[str, ast.FunctionDef], file: Path):
+def read_sockets(tree: ast.Module) -> dict[str, str]:
+    """{name in the file: type} of each ``NAME = io.Custom("TYPE")``."""
+    return {
+        node.targets[0].id: ast.literal_eval(node.value.args[0])
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Call)
+        and ast.unparse(node.value.func) == "io.Custom"
+    }
+
+
+def type_of(call: ast.Call, sockets: dict[str, str]) -> str:
+    """The type of ``io.Model.Output()`` and its like, or of a socket of ours."""
+    first, second, *_ = ast.unparse(call.func).split(".")
+    return sockets.get(first) or WIDGETS.get(second, second.upper())
+
+
+def read_inputs(item: ast.expr, functions: dict[str, ast.FunctionDef], file: Path, sockets: dict[str, str]):
     """(name, Input) of an item of a schema's list: an input, or a call of a function that returns one or several."""
     item = item.value if isinstance(item, ast.Starred) else item
     if isinstance(item, ast.List):
-        return [each for element in item.elts for each in read_inputs(element, functions, file)]
+        return [each for element in item.elts for each in read_inputs(element, functions, file, sockets)]
     if isinstance(item, ast.Call) and isinstance(item.func, ast.Name) and item.func.id in functions:
         (returned,) = (n for n in ast.walk(functions[item.func.id]) if isinstance(n, ast.Return))
-        return read_inputs(returned.value, functions, file)
+        return read_inputs(returned.value, functions, file, sockets)
     assert isinstance(item, ast.Call), f"{file.name}:{item.lineno}: cannot read {ast.unparse(item)}"
     assert ast.unparse(item.func).endswith(".Input"), (
         f"{file.name}:{item.lineno}: cannot read {ast.unparse(item)}"
@@ -68,8 +86,8 @@ def read_inputs(item: ast.expr, functions: dict[str, ast.FunctionDef], file: Pat
     kind = ast.unparse(item.func).split(".")[1]
     tooltip = given.get("tooltip")
     value = Input(
-        WIDGETS.get(kind, kind.upper()),
-        kind in WIDGETS,
+        type_of(item, sockets),
+        kind in WIDGETS and "force_input" not in given,
         "control_after_generate" in given,
         tooltip.value if isinstance(tooltip, ast.Constant) else None,
     )

@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
 
-from comfyui_happyhorse.conditioning.dialogue.document import Line, Scene, Shot, Speaker
+from comfyui_happyhorse.conditioning.dialogue.document import FRAMINGS, PACES, Line, Scene, Shot, Speaker
 from comfyui_happyhorse.conditioning.dialogue.languages import LANGUAGES
 from comfyui_happyhorse.conditioning.dialogue.review import (
     SILENT_FRAMES,
@@ -116,3 +118,37 @@ def test_lines_are_joined_with_their_cast():
     assert join_lines(both, one).cast == (ANNA, BEN)
     with pytest.raises(ConditioningError, match="Two speakers are called 'Anna'"):
         join_lines(one, Scene((Speaker("Anna", "somebody else"),)))
+
+
+words = some.text(max_size=40) | some.sampled_from(
+    ["", "<eos>", "3:30 p.m.", 'say "this"', "😀", "\u202eabc", "王" * 30, "\n\n", "½ €", "가\u200b나", "…"]
+)
+seconds = some.none() | some.floats(0, 9_999)
+any_line = some.builds(
+    Line, some.sampled_from(["Anna", "Ben", "", "?"]), some.sampled_from(list(LANGUAGES)), words, words,
+    some.sampled_from(PACES), seconds, seconds, some.booleans(),
+)  # fmt: skip
+any_shot = some.builds(Shot, some.lists(any_line, max_size=3).map(tuple), some.sampled_from(FRAMINGS), words)
+any_scene = some.builds(
+    Scene, some.lists(some.builds(Speaker, words, words), max_size=2).map(tuple),
+    some.lists(any_shot, max_size=2).map(tuple), words, words, words, words, words, some.none() | words,
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(any_scene, some.sampled_from([0, 5, 125]))
+def test_any_scene_has_a_review(scene, frames):
+    """Whatever a browser sends is answered: what is wrong is a finding, and every change of a line is told."""
+    found = review(scene, frames=frames)
+    json.dumps(found.as_json(), allow_nan=False).encode("utf-8", "surrogatepass")
+    for line in found.lines:
+        if line.prepared.spoken != line.line.text:
+            assert line.changes
+        rebuilt = line.line.text
+        for change in sorted(line.prepared.cleaning, key=lambda each: -each.start):
+            end = change.start + len(change.before)
+            assert rebuilt[change.start : end] == change.before
+            rebuilt = rebuilt[: change.start] + change.after + rebuilt[end:]
+        assert rebuilt == line.prepared.cleaned
+    assert found.timeline.frames % 4 == 1
+    assert found.report()
