@@ -14,10 +14,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...kernels import activation, quantised
 from ...kernels.attention import attention, attention_over_ranges
-from ...kernels.gate import gate_rows
+from ...kernels.gate import gate_quantised, gate_rows
 from ...kernels.gated_linear import ROWS_PER_COLUMN, gated_linear
-from ...kernels.norm import add_norm, norm_rows
+from ...kernels.norm import add_norm, norm_quantised, norm_rows
 from ...kernels.norm_rope import norm_rope
+from ...kernels.quantised_rows import rotated
 from ...kernels.registry import forced
 from .measure import Case, error_of, row_of
 from .network import HOST_ORDER
@@ -26,6 +27,8 @@ from .run import Row, Run
 COLD_BYTES = 200 << 20  # inputs take turns until they are past any L2
 BF16 = torch.bfloat16
 CHECKED = 64  # rows compared with float64
+# Rows in 8 bits: the most entries rotated together, and the largest error: half a step of the row's scale, or of FP8's mantissa.
+ROWS_IN_8_BITS = {torch.int8: (256, 1.5e-2), torch.float8_e4m3fn: (0, 4.5e-2)}
 # Rows, columns, depth, abreast, warps, stages, inputs after which FP8 sums are promoted; those that do not fit a card
 # are refused by it.
 TILES = (
@@ -110,14 +113,14 @@ def turns(make: Callable[[], tuple[Tensor, ...]], device: torch.device) -> list[
     return [first, *(make() for _ in range(count - 1))]
 
 
-def _pair(operation, sets, *rest) -> list[Case]:
+def _pair(operation, sets, *rest, has_cuda: bool = True) -> list[Case]:
     """The definition, the way that is chosen here, and on a card the one for machines without Triton."""
 
     def run(number):
         return operation(*sets[number % len(sets)], *rest)
 
     cases = [Case("definition", run, lambda: forced("definition")), Case("chosen", run)]
-    if sets[0][0].is_cuda:
+    if has_cuda and sets[0][0].is_cuda:
         cases.append(Case("compiled at run time", run, lambda: forced("cuda")))
     return cases
 
@@ -151,6 +154,20 @@ def elementwise(run: Run, clip) -> Iterator[Work]:
         part=lambda result: result[some],
         gate=4e-3,
     )
+    for stored, (most, limit) in ROWS_IN_8_BITS.items():
+        group = next((each for each in (256, 64, 16, 4) if each <= most and width % each == 0), 0)
+        turned = rotated if group else lambda x, _: x
+        yield Work(
+            f"norm_quantised to {str(stored).removeprefix('torch.')}",
+            shape,
+            _pair(norm_quantised, sets, weight, sizes, stored, width, group, None, has_cuda=False),
+            nbytes=5.0 * tokens * width,
+            wanted=lambda turned=turned, group=group: turned(
+                _normed(sets[0][0][some].double(), weights), group
+            ),
+            part=lambda result: result[0][some].double() * result[1][some].double(),
+            gate=limit,
+        )
     both = turns(rows(width, torch.float32, BF16), device)
     yield Work(
         "add_norm",
@@ -193,6 +210,24 @@ def elementwise(run: Run, clip) -> Iterator[Work]:
         ).flatten(1),
         gate=4e-3,
     )
+
+    for stored, (most, limit) in ROWS_IN_8_BITS.items():
+        group = next((each for each in (256, 64, 16, 4) if each <= most and width % each == 0), 0)
+        turned = rotated if group else lambda x, _: x
+        yield Work(
+            f"gate_quantised to {str(stored).removeprefix('torch.')}",
+            shape,
+            _pair(gate_quantised, shaped, stored, heads * depth, group, None, has_cuda=False),
+            nbytes=3.0 * tokens * heads * depth,
+            wanted=lambda turned=turned, group=group: turned(
+                (shaped[0][0][:CHECKED].double() * gates[:CHECKED].double().sigmoid().unsqueeze(-1)).flatten(
+                    1
+                ),
+                group,
+            ),
+            part=lambda result: result[0][:CHECKED].double() * result[1][:CHECKED].double(),
+            gate=limit,
+        )
 
     inner = config.blocks[-1].inner_size
     ups = turns(rows(2 * inner, BF16), device)
