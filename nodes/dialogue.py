@@ -157,6 +157,7 @@ class HappyHorsePrompt(io.ComfyNode):
                     default="",
                     multiline=True,
                     dynamic_prompts=False,
+                    socketless=True,
                     tooltip="Cast and lines as JSON; the editor in the node writes it.",
                 ),
                 io.String.Input("appearance", default="", tooltip="Looks and clothes of who is seen."),

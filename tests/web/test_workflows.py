@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from comfyui_happyhorse.conditioning.dialogue.languages import LANGUAGES
+from comfyui_happyhorse.conditioning.dialogue.review import described, review
+from comfyui_happyhorse.conditioning.dialogue.scene_json import from_text
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 WORKFLOWS = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
 EXPECTED = {
@@ -18,6 +22,14 @@ EXPECTED = {
     "text_to_film_1080p",
     "image_model_to_film",
     "several_seeds",
+    "dialogue_mandarin",
+    "dialogue_cantonese",
+    "dialogue_english",
+    "dialogue_japanese",
+    "dialogue_korean",
+    "dialogue_french",
+    "dialogue_german",
+    "dialogue_two_languages",
 }
 STOCK = {
     "CLIPTextEncode",
@@ -53,6 +65,7 @@ FILES = {
     "vae_name",
     "ckpt_name",
 }  # widgets that name a file
+FIELDS = ("appearance", "setting", "framing", "action", "lighting", "mood", "sound")
 PAGE_ONLY = {"control_after_generate", "upload", "audioUI"}  # widgets that are not posted
 CJK = "[぀-ヿ一-鿿가-힣]"
 
@@ -183,19 +196,44 @@ def test_notes_name_every_file_and_link_known_pages_only(workflow):
 
 def test_prompts_have_the_reference_s_form(prompt):
     texts = [node["inputs"]["text"] for node in prompt.values() if node["class_type"] == "CLIPTextEncode"]
+    texts += [composed(node["inputs"]) for node in prompt.values() if node["class_type"] == "HappyHorsePrompt"]
     (film,) = (text for text in texts if "Dialogue:" in text)
     check_prompt(film)
+
+
+def composed(inputs: dict) -> str:
+    """What HappyHorse Prompt writes; nothing is to be complained of, but that two people need a medium shot."""
+    fields = {name: inputs[name] for name in FIELDS}
+    found = review(described(from_text(inputs["scene"]), **fields), frames=inputs["length"])
+    complaints = [*found.findings, *(finding for line in found.lines for finding in line.findings)]
+    assert {finding.code for finding in complaints} <= {"small-faces"}
+    return found.prompt
+
+
+def test_a_workflow_for_every_language():
+    spoken = {}
+    for name in WORKFLOWS:
+        for node in read(f"workflows/api/{name}.json").values():
+            if node["class_type"] == "HappyHorsePrompt":
+                scene = from_text(node["inputs"]["scene"])
+                spoken[name] = {line.language for line in scene.lines}
+    assert spoken == {f"dialogue_{language.lower()}": {language} for language in LANGUAGES} | {
+        "dialogue_two_languages": {"English", "Japanese"}
+    }
 
 
 def check_prompt(film: str):
     body, dialogue, sound = film.split("\n\n")
     words = [word for word in body.split() if re.search("[a-zA-ZÀ-ÿ]", word)]
     assert 150 <= len(words) <= 200
-    said = re.fullmatch(r'Dialogue:\n<[^<>]+, \w+>: "([^"\n]+)"', dialogue)[1]
-    assert film.count(f'"{said}"') == 2
+    rows = dialogue.removeprefix("Dialogue:\n").splitlines()
+    for row in rows:
+        said = re.fullmatch(r'<[^<>]+, \w+>: "([^"\n]+)"', row)[1]
+        assert film.count(f'"{said}"') == 2
+        if re.search(CJK, said):
+            assert not any(re.match(CJK, one) and re.match(CJK, two) for one, two in pairwise(said))
+    assert rows
     assert re.fullmatch(r"Background Sound:\n<[^<>]+>", sound)
-    if re.search(CJK, said):
-        assert not any(re.match(CJK, one) and re.match(CJK, two) for one, two in pairwise(said))
 
 
 def test_groups_do_not_overlap_and_nodes_neither(workflow):
