@@ -39,7 +39,11 @@ def from_json(value: object) -> Scene:
 
 
 def from_text(text: str) -> Scene:
-    """The Scene in a workflow's text, which also names its ``version``; an empty text is an empty scene."""
+    """The Scene in a workflow's text, ``{"version": 1, "scene": {...}}``; an empty text is an empty scene.
+
+    ``frames``, which the editor keeps for pages where its node has no length, says nothing here. Raises
+    ConditioningError for a text that is no JSON, of another version, or with a wrong place in it.
+    """
     if not text.strip():
         return Scene()
     try:
@@ -48,13 +52,17 @@ def from_text(text: str) -> Scene:
         raise ConditioningError(
             f"scene: the text is not JSON ({error}). Open the workflow again, or empty the field and type anew."
         ) from None
-    if isinstance(value, dict):
-        version = value.pop("version", VERSION)
-        if version != VERSION:
-            raise ConditioningError(
-                f"scene: it was written as version {version!r}, and this pack reads version {VERSION}. Update the pack."
-            )
-    return from_json(value)
+    version = value.get("version") if isinstance(value, dict) else None
+    if version != VERSION:
+        raise ConditioningError(
+            f'scene: the text must be {{"version": {VERSION}, "scene": ...}}, and its version is {version!r}. Open the '
+            "workflow again; if a newer pack wrote it, update this one."
+        )
+    if unknown := sorted(value.keys() - {"version", "scene", "frames"}):
+        raise ConditioningError(
+            f"scene: beside version, scene and frames there is {', '.join(unknown)}. Put the film's fields inside scene."
+        )
+    return from_json(value.get("scene", {}))
 
 
 def _row(kind: type, value: object, where: str) -> Any:

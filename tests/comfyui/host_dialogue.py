@@ -57,25 +57,22 @@ lines = line(lin, "Mandarin", "我们3点见。")
 lines = line(karl, "German", "Um 15:30 Uhr, gut.", lines, start=3.0)
 text, negative, length, words, timeline, instruction = prompt(lines=lines)
 
-typed = json.dumps(
-    {
-        "version": 1,
-        "cast": [
-            {"name": "Lin", "description": "woman, jade earrings", "side": "left", "voice": "low"},
-            {"name": "Karl", "description": "old man, white beard", "side": "right", "voice": ""},
-        ],
-        "shots": [
-            {
-                "lines": [
-                    {"speaker": "Lin", "language": "Mandarin", "text": "我们3点见。"},
-                    {"speaker": "Karl", "language": "German", "text": "Um 15:30 Uhr, gut.", "start": 3.0},
-                ]
-            }
-        ],
-    }
-)
-scene = {**json.loads(typed), "setting": "a tea house", "mood": "calm", "sound": "rain"}
-del scene["version"]
+said = {
+    "cast": [
+        {"name": "Lin", "description": "woman, jade earrings", "side": "left", "voice": "low"},
+        {"name": "Karl", "description": "old man, white beard", "side": "right", "voice": ""},
+    ],
+    "shots": [
+        {
+            "lines": [
+                {"speaker": "Lin", "language": "Mandarin", "text": "我们3点见。"},
+                {"speaker": "Karl", "language": "German", "text": "Um 15:30 Uhr, gut.", "start": 3.0},
+            ]
+        }
+    ],
+}
+typed = json.dumps({"version": 1, "frames": 0, "scene": said})
+scene = {**said, "setting": "a tea house", "mood": "calm", "sound": "rain"}
 status, answered = route.answer(json.dumps({"scene": scene, "frames": 0}).encode())
 
 (clip,) = ours(

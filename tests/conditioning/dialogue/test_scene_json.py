@@ -58,10 +58,24 @@ def test_an_empty_widget_is_an_empty_scene(text):
     assert from_text(text) == Scene()
 
 
-def test_the_version_of_the_text_is_read():
-    assert from_text('{"version": 1, "mood": "calm"}') == Scene(mood="calm")
-    with pytest.raises(ConditioningError, match="version 2"):
-        from_text('{"version": 2}')
+def test_the_text_of_a_workflow_is_read():
+    assert from_text('{"version": 1, "frames": 0, "scene": {"mood": "calm"}}') == Scene(mood="calm")
+    assert from_text('{"version": 1}') == Scene()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"version": 2}', "its version is 2"),
+        ('{"mood": "calm"}', "its version is None"),
+        ("[]", "its version is None"),
+        ('{"version": 1, "mood": "calm"}', "there is mood"),
+        ('{"version": 1, "scene": []}', "the scene: expected an object"),
+    ],
+)
+def test_another_text_is_refused(text, words):
+    with pytest.raises(ConditioningError, match=words):
+        from_text(text)
 
 
 def line(**fields):
