@@ -168,7 +168,7 @@ def engine_loop(solver, noise, start):
     encode = room("conditioning.text").encode_prompt
     text = encode(PROMPT, tokenizer, encoder, half_precision_rows=False).rows
     preset = replace(joint.PRESETS["distilled"], solver=solver)
-    return joint.sample(stages.text_velocity(network, text), None, start, preset, noise)
+    return joint.sample(stages.TextVelocity(network, text), None, start, preset, noise)
 
 
 def custom(parts, sampler, guider=None):

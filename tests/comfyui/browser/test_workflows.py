@@ -146,7 +146,10 @@ def test_a_workflow_queues_and_shows_its_film(page, comfy, files, tiny_names, na
     film = page.film()
     side = 256 if name == "text_to_film_1080p" else 64  # any size off the table is quadrupled
     assert (film["width"], film["height"]) == (side, side)
-    assert film["duration"] == pytest.approx((9 if name == "voice_to_film" else 5) / 25, abs=0.05)
+    if name.startswith("dialogue_"):  # its length comes from its lines
+        assert 3 < film["duration"] < 8
+    else:
+        assert film["duration"] == pytest.approx((9 if name == "voice_to_film" else 5) / 25, abs=0.05)
 
 
 @BOTH
