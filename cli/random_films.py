@@ -1,25 +1,16 @@
-"""``demo``: four films and a contact sheet from a tiny random model set, without downloads or a GPU."""
+"""The films of ``demo --random``: every way through the pipeline with tiny random weights, which show noise."""
 
 from __future__ import annotations
 
-import argparse
 import math
-import time
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..media.contact_sheet import SheetRow, contact_sheet
-from ..media.read import read_film
-from ..model_loading.precision import PRECISIONS
-from ..model_loading.tiny import write_tiny_set
-from ..pipeline.files import ModelFiles
-from ..pipeline.film import FilmRequest, Voice, make_film
-from .progress import ProgressBars, seconds
+from ..pipeline.film import FilmRequest, Voice
 
-HELP = "Make four small films with tiny random weights: what a fresh machine can run at once."
 WIDTH, HEIGHT, FRAMES = 128, 64, 25
 PROMPT = (
     "A woman with short grey hair sits at a window and speaks to the camera, calm and close.\n\n"
@@ -28,38 +19,7 @@ PROMPT = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--out", metavar="DIR", type=Path, default=Path("happyhorse_demo"), help="default %(default)s"
-    )
-
-
-def run(options: argparse.Namespace) -> None:
-    started = time.monotonic()
-    models = options.out / "models"
-    write_tiny_set(models)
-    print("The weights of this demo are tiny and random: its films show noise. What is real is the way:")
-    print(
-        "file layouts, tokeniser, text encoder, sampler, super-resolution, decoders, sound and container.\n"
-    )
-    rows = []
-    for name, title, request in _requests():
-        print(title)
-        path = options.out / f"{name}.mp4"
-        files = ModelFiles.locate(models, request, ModelFiles())
-        make_film(files, request, path, policy=PRECISIONS["float32"], report=ProgressBars())
-        reading = read_film(path)
-        print(
-            f"  {path}: {reading.width}x{reading.height}, {reading.frames} frames, "
-            f"{reading.video_codec} {reading.video_seconds:.2f} s, {reading.audio_codec} {reading.audio_seconds:.2f} s\n"
-        )
-        rows.append(SheetRow(title, reading.decode_frames(), reading.decode_waveform(), reading.sample_rate))
-    sheet = options.out / "contact_sheet.png"
-    contact_sheet(sheet, rows)
-    print(f"{len(rows)} films and {sheet} in {seconds(time.monotonic() - started)}.")
-
-
-def _requests():
+def random_films() -> Iterator[tuple[str, str, FilmRequest]]:
     """(file name, title, request) of each film."""
     text = FilmRequest(PROMPT, FRAMES, WIDTH, HEIGHT)
     yield "text_to_film", "Text to film, distilled, 8 steps", text
