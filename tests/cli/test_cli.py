@@ -53,7 +53,7 @@ def write_tone(path, seconds=0.5, sample_rate=22_050, pitch=440):
 
 
 def test_demo(tmp_path, capsys):
-    assert main(["demo", "--out", str(tmp_path)]) == 0
+    assert main(["demo", "--random", "--out", str(tmp_path)]) == 0
     films = sorted(tmp_path.glob("*.mp4"))
     assert [film.stem for film in films] == [
         "base_guided",
