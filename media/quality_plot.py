@@ -56,7 +56,9 @@ def _heated(sync: LipSync, row: SheetRow) -> Image.Image:
     frame = row.frames[len(row.frames) // 2].numpy().astype(np.float32)
     width = max(1, round(CURVES * frame.shape[1] / frame.shape[0]))
     picture = Image.fromarray(frame.astype(np.uint8)).resize((width, CURVES), Image.Resampling.LANCZOS)
-    heat = Image.fromarray((sync.heat * 255).astype(np.uint8)).resize((width, CURVES), Image.Resampling.BICUBIC)
+    heat = Image.fromarray((sync.heat * 255).astype(np.uint8)).resize(
+        (width, CURVES), Image.Resampling.BICUBIC
+    )
     share = np.asarray(heat, np.float32)[..., None] / 255 * 0.6
     picture = Image.fromarray((np.asarray(picture, np.float32) * (1 - share) + HEAT * share).astype(np.uint8))
     left, top, right, bottom = sync.box

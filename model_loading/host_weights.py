@@ -243,7 +243,9 @@ def _stow(layer: nn.Module, key: str, name: str, tensor: Tensor, start: int) -> 
     # Layers that take rows with zeros behind them say so: their slots then hold them as a card does.
     is_spread = key == "weight" and getattr(layer, "takes_spread_weight", False)
     pitch = whole(tensor.shape[1]) if is_spread and whole(tensor.shape[1]) != tensor.shape[1] else None
-    return Stowed(layer, key, name, isinstance(tensor, nn.Parameter), start, tensor.shape, tensor.dtype, pitch)
+    return Stowed(
+        layer, key, name, isinstance(tensor, nn.Parameter), start, tensor.shape, tensor.dtype, pitch
+    )
 
 
 def _page_aligned(nbytes: int) -> Tensor:

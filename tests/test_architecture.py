@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "conditioning": LEAVES | {"model"},
     "model_loading": LEAVES | {"model", "kernels"},
     "pipeline": LEAVES | {"model", "media", "sampling", "conditioning", "model_loading"},
-    "training": LEAVES | {"pipeline", "kernels", "model", "media", "sampling", "conditioning", "model_loading"},
+    "training": LEAVES
+    | {"pipeline", "kernels", "model", "media", "sampling", "conditioning", "model_loading"},
     "cli": LEAVES | {"pipeline", "conditioning", "model_loading", "media"},
     "nodes": LEAVES | {"pipeline", "kernels", "model", "media", "sampling", "conditioning", "model_loading"},
 }

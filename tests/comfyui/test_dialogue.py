@@ -139,5 +139,5 @@ def test_the_route_refuses_what_it_cannot_read(comfy, body, words):
 
 def test_a_language_that_is_not_spoken_is_named(comfy, scene):
     scene["shots"][0]["lines"][0]["language"] = "Italian"
-    with pytest.raises(RuntimeError, match="400.*does not speak 'Italian'"):
+    with pytest.raises(RuntimeError, match=r"400.*does not speak 'Italian'"):
         comfy.read(PATH, json.dumps({"scene": scene}).encode())

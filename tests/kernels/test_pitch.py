@@ -70,7 +70,11 @@ def stored_as(name, matrix):
     scale = torch.tensor(0.5) if name != "int8 rows" else torch.full((len(matrix), 1), 0.25)
     kind = {"fp8": "float8_e4m3fn", "e5m2": "float8_e5m2"}.get(name, "int8_tensorwise")
     dtype = {"fp8": FP8, "e5m2": torch.float8_e5m2}.get(name, INT8)
-    scales = {"weight_scale": scale, "input_scale": torch.ones(())}  # or rows would be rounded by their largest
+    # With a scale of its own, or rows would be rounded by their largest.
+    scales = {
+        "weight_scale": scale,
+        "input_scale": torch.ones(()),
+    }
     return QuantisedWeight(kind, matrix.to(dtype), tuple(matrix.shape), scales)
 
 

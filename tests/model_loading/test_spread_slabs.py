@@ -26,7 +26,9 @@ def test_swapped_blocks_multiply_whole_rows(kept):
             if isinstance(module, torch.nn.Linear):
                 module.weight.copy_(torch.randn(module.weight.shape, generator=random) * 0.2)
                 if policy.quantise:
-                    block.set_submodule(name, QuantisedLinear(policy.quantise(module.weight), policy.products))
+                    block.set_submodule(
+                        name, QuantisedLinear(policy.quantise(module.weight), policy.products)
+                    )
     x = torch.randn(14, 64, generator=random)
     context = Context(SIZES, torch.zeros(14, 12), ())
     wanted = x

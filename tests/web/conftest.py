@@ -43,7 +43,9 @@ def read_schemas(tree: ast.Module, file: Path) -> dict[str, Schema]:
     for call in ast.walk(tree):
         if isinstance(call, ast.Call) and ast.unparse(call.func) == "io.Schema":
             given = {keyword.arg: keyword.value for keyword in call.keywords}
-            inputs = [each for item in given["inputs"].elts for each in read_inputs(item, functions, file, sockets)]
+            inputs = [
+                each for item in given["inputs"].elts for each in read_inputs(item, functions, file, sockets)
+            ]
             schemas[ast.literal_eval(given["node_id"])] = Schema(
                 ast.literal_eval(given["display_name"]),
                 ast.literal_eval(given["description"]),

@@ -196,7 +196,9 @@ def test_notes_name_every_file_and_link_known_pages_only(workflow):
 
 def test_prompts_have_the_reference_s_form(prompt):
     texts = [node["inputs"]["text"] for node in prompt.values() if node["class_type"] == "CLIPTextEncode"]
-    texts += [composed(node["inputs"]) for node in prompt.values() if node["class_type"] == "HappyHorsePrompt"]
+    texts += [
+        composed(node["inputs"]) for node in prompt.values() if node["class_type"] == "HappyHorsePrompt"
+    ]
     (film,) = (text for text in texts if "Dialogue:" in text)
     check_prompt(film)
 
