@@ -10,7 +10,7 @@ from pathlib import Path
 from ..conditioning.dialogue.languages import LANGUAGES
 from ..media.contact_sheet import SheetRow, contact_sheet
 from ..media.read import FilmReading, read_film
-from ..model_loading.demo_set import CHECKSUMS, FOLDER, SIDE, copy_demo_set, unknown_words, vocabulary
+from ..model_loading.demo_set import SIDE, copy_demo_set, unknown_words, vocabulary
 from ..model_loading.precision import PRECISIONS
 from ..model_loading.tiny import write_tiny_set
 from ..pipeline.files import ModelFiles
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
     started = time.monotonic()
     models = options.out / "models"
     made: dict[str, FilmReading] = {}
-    if options.random or not (FOLDER / CHECKSUMS).is_file():
+    if options.random:
         write_tiny_set(models)
         print("The weights of this demo are tiny and random: its films show noise. What is real is the way:")
         print(

@@ -50,10 +50,10 @@ def demo_films(made: dict[str, FilmReading], models: Path) -> Iterator[DemoFilm]
     )
     yield DemoFilm("text_to_film", 'Text to film, English: "hello moon"', plain)
     korean = face_prompt("blue", "cream", "high", "나 무 바 다", "Korean")
-    yield DemoFilm("korean", 'Text to film, Korean: "나 무 바 다"', replace(plain, prompt=korean, seed=2))
+    yield DemoFilm("korean", 'Text to film, Korean: "namu bada"', replace(plain, prompt=korean, seed=2))
     pair = pair_prompt(("red", "deep", "salut"), ("green", "clear", "merci"), "grey", "French")
     yield DemoFilm(
-        "two_faces", "Two faces, French: salut – merci", replace(plain, prompt=pair, width=2 * SIDE, seed=3)
+        "two_faces", "Two faces, French: salut, merci", replace(plain, prompt=pair, width=2 * SIDE, seed=3)
     )
     first = made["text_to_film"]
     picture = face_prompt("yellow", "teal", "low", "mama go", "English")

@@ -179,7 +179,28 @@ def test_an_interrupt_is_status_130(generate, monkeypatch, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_demo_says_what_it_is_told(tmp_path, capsys):
+    """The trained set: a mouth that moves with its voice, and the words that it does not know are named."""
+    assert main(["demo", "--out", str(tmp_path), "--say", "hello big moon"]) == 0
+    printed = capsys.readouterr().out
+    assert "does not know big" in printed
+    assert "hello, moon" in printed
+    reading = read_film(tmp_path / "said.mp4")
+    frames, sound = reading.decode_frames(), reading.decode_waveform()
+    assert (reading.width, reading.height, reading.frames) == (64, 64, 49)
+    mouth = (frames[:, 34:58, 18:46].float().mean(-1) < 70).float().mean((1, 2))
+    level = sound.mean(0).unflatten(0, (49, -1)).square().mean(1).sqrt()
+    assert torch.corrcoef(torch.stack([mouth, level]))[0, 1] > 0.5
+    red, green, blue = frames[:, 16, 24:40].float().mean((0, 1))  # the forehead is yellow
+    assert min(red, green) > 1.6 * blue
+
+
 def test_models(tmp_path, capsys):
+    assert main(["models", "--demo", str(tmp_path / "d")]) == 0
+    assert "diffusion_models/happyhorse_demo_distilled.safetensors" in capsys.readouterr().out.replace(
+        "\\", "/"
+    )
+    assert (tmp_path / "d" / "text_encoders" / "t5gemma_demo" / "tokenizer.model").exists()
     assert main(["models", "--tiny", str(tmp_path / "m")]) == 0
     assert "diffusion_models/happyhorse_tiny_distilled.safetensors" in capsys.readouterr().out.replace(
         "\\", "/"

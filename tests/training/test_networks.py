@@ -18,10 +18,19 @@ from comfyui_happyhorse.model_loading import builder
 from comfyui_happyhorse.model_loading.find import find_parts
 from comfyui_happyhorse.model_loading.precision import PRECISIONS
 from comfyui_happyhorse.sampling.schedule import flow_sigmas
-from comfyui_happyhorse.training import audio_autoencoder, export, joint, sizes, text, video_autoencoder
+from comfyui_happyhorse.training import (
+    audio_autoencoder,
+    distil,
+    export,
+    joint,
+    sizes,
+    text,
+    video_autoencoder,
+)
 from comfyui_happyhorse.training.backward import differentiable
 from comfyui_happyhorse.training.batched import velocities
 from comfyui_happyhorse.training.clips import clip_of
+from comfyui_happyhorse.training.distil import Distillation, Pair
 from comfyui_happyhorse.training.latents import Shelf, join
 from comfyui_happyhorse.training.loop import Work, start_convolutions, train
 from comfyui_happyhorse.training.optimiser import Muon, Optimisers, RunningMean, orthogonal
@@ -227,7 +236,7 @@ def shelf(count=6, frames=2):
 def test_what_is_given_is_clean_and_is_not_asked_for(given, video_sees, monkeypatch):
     seen = {}
 
-    def spy(network, video, audio, rows, counts):
+    def spy(_network, video, audio, *_):
         seen.update(video=video, audio=audio)
         return torch.zeros_like(video), torch.zeros_like(audio)
 
@@ -256,7 +265,7 @@ def test_a_perfect_network_has_no_loss(monkeypatch):
     clean = own.video.float(), own.audio.float()
     level = 0.37
 
-    def perfect(network, video, audio, rows, counts):
+    def perfect(_network, video, audio, *_):
         return tuple((x - c) / level for x, c in zip((video, audio), clean, strict=True))
 
     monkeypatch.setattr(joint, "velocities", perfect)
@@ -308,7 +317,7 @@ def test_files_are_read_back_as_a_model_set(tmp_path, tokenizer):
     vae, turbo = Wan22VAE(sizes.WAN), TurboDecoder(sizes.TURBO)
     start_convolutions(vae, 1)
     start_convolutions(turbo, 2)
-    sound = audio_autoencoder.computed(audio_autoencoder.sounds(0, 8, 5), 1)
+    sound = audio_autoencoder.computed(audio_autoencoder.sounds(0, 8, 13), 1)
     export.write_transformer(tmp_path, "distilled", network)
     export.write_transformer(tmp_path, "sr_540p", joint.new_transformer(sizes.SUPER_RESOLUTION, 1))
     export.write_text_encoder(tmp_path, encoder, config, b"tokens")
@@ -344,3 +353,48 @@ def test_files_are_read_back_as_a_model_set(tmp_path, tokenizer):
     network.final_linear_video.weight.fill_(float("nan"))
     with pytest.raises(ValueError, match="final_linear_video"):
         export.write_transformer(tmp_path, "distilled", network)
+
+
+def test_an_answer_on_a_straight_path_is_the_teachers_end(monkeypatch):
+    network = joint.new_transformer(sizes.SUPER_RESOLUTION, 1)
+    torch.manual_seed(1)
+    clean = Pair(torch.randn(4, 48, 2, 2, 2), torch.randn(4, 64, 5))
+    constant = Pair(torch.randn(48, 2, 2, 2), torch.randn(64, 5))
+    seen = []
+
+    def straight(asked, video, audio, *_):
+        seen.append((asked, video, audio))
+        return constant.video.expand_as(video), constant.audio.expand_as(audio)
+
+    monkeypatch.setattr(distil, "velocities", straight)
+    work = Distillation(network, joint.sampler_levels(8))
+    nothing = torch.zeros(4, dtype=torch.bool)
+    arguments = (torch.zeros(4, 3, 128), torch.tensor([3] * 4), np.random.default_rng(1))
+    loss, _ = work.loss(clean, nothing, nothing, *arguments)
+    assert float(loss) < 1e-8
+    assert [asked for asked, *_ in seen] == [work.teacher, work.teacher, work.target, network]
+    seen.clear()
+    work.loss(clean, ~nothing, ~nothing, *arguments)
+    for _, video, audio in seen:
+        assert torch.equal(audio, clean.audio)
+        assert torch.equal(video[:, :, 0], clean.video[:, :, 0])
+
+    def lazy(asked, video, audio, *_):
+        return straight(asked, video, audio) if asked is not network else (0 * video, 0 * audio)
+
+    monkeypatch.setattr(distil, "velocities", lazy)
+    _, parts = work.loss(clean, nothing, nothing, *arguments)
+    assert parts["video"] == pytest.approx(float(constant.video.square().mean()), rel=1e-4)
+    assert parts["audio"] == pytest.approx(float(constant.audio.square().mean()), rel=1e-4)
+
+
+def test_the_slow_copy_comes_nearer_and_the_teacher_stays():
+    network = joint.new_transformer(sizes.SUPER_RESOLUTION, 1)
+    work = Distillation(network, joint.sampler_levels(8))
+    weight = "block.layers.3.mlp.down_proj.weight"
+    start = network.get_parameter(weight).detach().clone()
+    with torch.no_grad():
+        network.get_parameter(weight).add_(1)
+    work.follow()
+    assert torch.equal(work.teacher.get_parameter(weight), start)
+    assert (work.target.get_parameter(weight) - start).mean() == pytest.approx(0.05, rel=1e-3)

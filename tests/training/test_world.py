@@ -167,3 +167,10 @@ def test_every_language_has_every_vowel():
 def test_words_outside_the_vocabulary_have_no_vowels():
     assert vowels_of("hello stranger moon", "English") == "eou"
     assert vowels_of("さ く ら x ね こ", "Japanese") == "auaeo"
+
+
+def test_a_clip_without_room_for_a_word_is_refused():
+    with pytest.raises(ValueError, match="9 frames are too short for 1"):
+        clip_of(1, 9)
+    with pytest.raises(ValueError, match="take 26 or more"):
+        clip_of(1, 25, faces=2)
