@@ -42,7 +42,7 @@ def main() -> None:
         venv.create(environment, with_pip=True)
         timed(f"install {options.torch}", python, "-m", "pip", "install", options.torch)
         timed("install the pack", python, "-m", "pip", "install", clone)
-        timed("demo: five films and a contact sheet", python, "-m", "comfyui_happyhorse", "demo")
+        timed("demo: seven films and a contact sheet", python, "-m", "comfyui_happyhorse", "demo")
         films = len(list((Path(folder) / "happyhorse_demo").glob("*.mp4")))
     print(
         f"{films} films, {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}\n"
