@@ -350,7 +350,7 @@ def test_files_are_read_back_as_a_model_set(tmp_path, tokenizer):
     assert isinstance(builder.load_turbo_decoder(tmp_path / export.TURBO_DECODER).config, TurboConfig)
     kept = builder.load_audio_vae(tmp_path / export.AUDIO_VAE).state_dict()
     assert max(float((kept[n] - w).abs().max()) for n, w in sound.state_dict().items()) < 5e-3
-    network.final_linear_video.weight.fill_(float("nan"))
+    network.final_linear_video.weight.data.fill_(float("nan"))
     with pytest.raises(ValueError, match="final_linear_video"):
         export.write_transformer(tmp_path, "distilled", network)
 
