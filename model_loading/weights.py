@@ -13,6 +13,7 @@ from torch import nn
 
 from ..errors import CheckpointError
 from ..kernels.nf4 import BLOCK
+from ..kernels.pitch import whole
 from ..kernels.quantised import GROUPS
 from ..model.audio_vae import OobleckConfig, OobleckVAE
 from ..model.config import VARIANTS, TransformerConfig
@@ -154,8 +155,21 @@ def projection_weight_bytes(stored: str, outputs: int, inputs: int) -> int:
     return count * PRECISIONS[stored].dtype.itemsize
 
 
+def _zeros_behind(network: nn.Module, name: str, stored: Stored, itemsize: int) -> int:
+    """Bytes of the zeros behind a weight's rows where slots and cards lay them out in whole inputs."""
+    layer, _, key = name.rpartition(".")
+    shape = network.get_parameter(name).shape if key == "weight" else ()
+    if len(shape) != 2 or not getattr(network.get_submodule(layer), "takes_spread_weight", False):
+        return 0
+    entry = itemsize if stored == "plain" else int(stored in _ONE_BYTE)
+    return shape[0] * (whole(shape[1]) - shape[1]) * entry
+
+
 def _group(inputs: int) -> int:
     return next((size for size in GROUPS if size <= inputs), GROUPS[-1])
+
+
+_ONE_BYTE: tuple[Stored, ...] = ("fp8", "fp8_fast", "int8_plain")
 
 
 def _network(path, variant: str, chosen: str) -> Network:
@@ -173,6 +187,7 @@ def _network(path, variant: str, chosen: str) -> Network:
         if found := _BLOCK.match(name):
             # As block swap lays them out; a quantised weight is three tensors at the most.
             parts = 2 if stored != "plain" and name.endswith("weight") and nbytes > ALIGNMENT else 0
+            nbytes += _zeros_behind(network, name, stored, dtype.itemsize)
             blocks[int(found[1])].append(aligned(nbytes) + parts * ALIGNMENT)
     blocks = tuple(sum(block) for block in blocks)
     outside = sum(nbytes for name, nbytes in sizes.items() if not _BLOCK.match(name))
