@@ -126,7 +126,7 @@ class Editor:
         self.root = tab.locator(".hh-editor").first
         self.areas = self.root.locator(".hh-line textarea")
         self.asked, self.say = [], lambda request: {"json": reviewed(request)}
-        tab.set_default_timeout(5000)
+        tab.set_default_timeout(20_000)  # a busy machine is no fault
         self.answer_route()
 
     def open(self, scene: dict | str):
